@@ -1,0 +1,243 @@
+"""One frozen dataclass describes a run; three presets give its values."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from experiments import targets
+from smartmixed_jax import EXTENDED_POOL, PAPER_POOL, REGRESSION_POOL, ActivationPool
+
+ARCHITECTURES: dict[int, tuple[int, ...]] = {
+    1: (512,),
+    2: (512, 256, 128),
+    3: (512, 256, 128, 64),
+    4: (256, 128),
+    5: (512, 256, 256, 128),
+    6: (768,),
+    7: (768, 512),
+    8: (768, 512, 512),
+    9: (768, 512, 512, 256, 256),
+    10: (768, 512, 512, 256, 256, 128),
+    11: (768, 512, 512, 256, 256, 128, 128),
+    12: (768, 512, 512, 256, 256, 128, 128, 64),
+    13: (768, 512, 512, 256, 256, 128, 128, 64, 64),
+    14: (768, 512, 512, 256, 256, 128, 128, 64, 64, 32),
+    15: (768, 512, 512, 256, 256, 128, 128, 64, 64, 32, 32),
+    16: (768, 512, 512, 256, 256, 128, 128, 64, 64, 32, 32, 16),
+    17: (768, 512, 512, 256, 256, 128, 128, 64, 64, 32, 32, 16, 16),
+    18: (768, 512, 512, 256),
+}
+"""Hidden widths: the paper's 17, and the one its table loses to a duplicate key (18)."""
+
+POOLS: dict[str, ActivationPool] = {
+    "paper": PAPER_POOL,
+    "regression": REGRESSION_POOL,
+    "extended": EXTENDED_POOL,
+}
+IMAGE_TASKS = ("digits", "mnist", "fashion_mnist", "cifar10")
+
+Preset = Literal["published", "described", "recommended"]
+PRESET_NAMES = get_args(Preset)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run: a task, a method, a seed. Epochs are passes over the training data."""
+
+    preset: Preset = "recommended"
+    """Where the defaults come from: the paper's code with its faults (published), the paper's
+    abstract (described), or ours (recommended). See README."""
+    task: str = "digits"
+    """digits, mnist, fashion_mnist, cifar10, or function:NAME with NAME in experiments/targets.py."""
+    method: str = "two_phase"
+    """two_phase, or uniform:NAME: one function of the pool for every neuron, one phase of
+    selective_epochs + mixed_epochs."""
+    pool: Literal["paper", "regression", "extended"] = "paper"
+    """The functions to choose from."""
+    variance_matched: bool = False
+    """Shift and scale each function of the pool to mean 0 and second moment 1 under N(0, 1)."""
+    architecture: int = 3
+    """Hidden widths by number, 1–18 (METHOD: the paper's table); 3 is 512-256-128-64."""
+    hidden: tuple[int, ...] = ()
+    """Hidden widths that replace the architecture, such as --hidden 64 64."""
+    seed: int = 0
+    """Initial weights, batch order, noise; for function tasks the points too."""
+    selective_epochs: int = 10
+    """Epochs of phase 1."""
+    mixed_epochs: int = 20
+    """Epochs of phase 2."""
+    steps_per_epoch: int = 0
+    """0: an epoch is one shuffled pass, the last short batch kept. Otherwise that many batches
+    drawn with replacement."""
+    batch_size: int = 128
+    """Examples per step."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate for the weights at the start of the schedule."""
+    logit_learning_rate: float = 1e-2
+    """Adam's learning rate for the selection logits, constant."""
+    schedule: Literal["constant", "cosine", "cosine_restart"] = "cosine"
+    """Of the weights' learning rate: constant, one cosine to 0 over both phases, or one per phase."""
+    temperature: float = 2.0
+    """τ of the estimator at the first step of phase 1."""
+    final_temperature: float = 0.5
+    """τ at the last step of phase 1, reached linearly."""
+    clip: float = 1.0
+    """Largest global norm of the gradient of weights and logits together; 0 does not clip."""
+    initialization: Literal["torch", "normal"] = "normal"
+    """Of the linear layers: U(±1/√fan_in) for kernel and bias (torch), or N(0, 1/fan_in) and 0."""
+    clamp: float = 0.0
+    """Clamp every function of the pool to ± this in phase 1; 0 does not clamp."""
+    double_softmax: bool = False
+    """Apply the cross-entropy to softmaxed outputs, as the published code does."""
+    evaluation_noise: bool = False
+    """Evaluate phase 1 with the noise on, as the published code does."""
+    switch_from: Literal["best", "last"] = "last"
+    """The epoch of phase 1 that phase 2 takes its choices and weights from: lowest validation
+    loss, or the last."""
+    carry_weights: bool = True
+    """Phase 2 continues with the weights of phase 1; otherwise it starts from new ones."""
+    choices: Literal["learned", "shuffled", "random", "majority"] = "learned"
+    """What phase 2 fixes: the learned choices, or a control: the same counts on shuffled neurons
+    of the layer, uniformly random ones, or the most chosen function of the layer everywhere."""
+    validation_fraction: float = 0.1
+    """Of the training images, stratified; always the same split (seed 42)."""
+    data_dir: str | None = None
+    """Folder with prepared TFDS data, raw files or NAME.npz; default $TFDS_DATA_DIR, then
+    ~/tensorflow_datasets, then a download."""
+    run_dir: str | None = None
+    """The run's folder; default runs/TASK/NAME. The same command again resumes."""
+    checkpoint_seconds: float = 60.0
+    """Save a checkpoint at the first epoch end after this many seconds, and at the end of a phase."""
+
+    def __post_init__(self) -> None:
+        _validate(self)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The hidden widths."""
+        return self.hidden or ARCHITECTURES[self.architecture]
+
+    @property
+    def is_regression(self) -> bool:
+        return self.task.startswith("function:")
+
+    @property
+    def activation_pool(self) -> ActivationPool:
+        """The pool of the mixed phase; `clamp` wraps it in phase 1 only."""
+        pool = POOLS[self.pool]
+        return pool.variance_matched() if self.variance_matched else pool
+
+    @property
+    def name(self) -> str:
+        """The default folder of the run below runs/TASK."""
+        method = self.method.replace(":", "-")
+        control = "" if self.choices == "learned" else f"-{self.choices}"
+        network = "x".join(map(str, self.hidden)) or f"arch{self.architecture}"
+        return f"{self.preset}-{network}-{method}{control}-seed{self.seed}"
+
+
+def _validate(config: Config) -> None:
+    def require(ok: bool, field: str, expected: str) -> None:
+        if not ok:
+            raise ValueError(f"{field} = {getattr(config, field)!r}: expected {expected}")
+
+    require(config.preset in PRESET_NAMES, "preset", f"one of {', '.join(PRESET_NAMES)}")
+    known = config.task in IMAGE_TASKS or config.is_regression
+    require(known, "task", f"one of {', '.join(IMAGE_TASKS)}, function:NAME")
+    if config.is_regression:
+        targets.dimension(config.task.removeprefix("function:"))
+        require(not config.double_softmax, "double_softmax", "False for a function task")
+    require(config.pool in POOLS, "pool", f"one of {', '.join(POOLS)}")
+    names = POOLS[config.pool].names
+    methods = ("two_phase", *(f"uniform:{name}" for name in names))
+    require(config.method in methods, "method", f"one of {', '.join(methods)}")
+    require(config.architecture in ARCHITECTURES, "architecture", "1 to 18")
+    require(all(width > 0 for width in config.hidden), "hidden", "positive widths")
+    for field in ("selective_epochs", "mixed_epochs", "batch_size"):
+        require(getattr(config, field) >= 1, field, "at least 1")
+    for field in ("learning_rate", "temperature", "final_temperature"):
+        require(0 < getattr(config, field) < float("inf"), field, "a finite value > 0")
+    for field in ("steps_per_epoch", "seed", "logit_learning_rate", "clip", "clamp"):
+        require(getattr(config, field) >= 0, field, "at least 0")
+    require(0 < config.validation_fraction < 1, "validation_fraction", "in (0, 1)")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a run: the activations are selective or static."""
+
+    name: Literal["selective", "mixed", "uniform"]
+    epochs: int
+
+
+def phases(config: Config) -> tuple[Phase, ...]:
+    """The phases of a run, in order."""
+    if config.method == "two_phase":
+        return (
+            Phase("selective", config.selective_epochs),
+            Phase("mixed", config.mixed_epochs),
+        )
+    return (Phase("uniform", config.selective_epochs + config.mixed_epochs),)
+
+
+_PUBLISHED = Config(
+    preset="published",
+    selective_epochs=50,
+    mixed_epochs=350,
+    learning_rate=1e-4,
+    logit_learning_rate=1e-4,
+    schedule="constant",
+    temperature=0.3,
+    final_temperature=0.3,
+    initialization="torch",
+    clamp=10.0,
+    double_softmax=True,
+    evaluation_noise=True,
+    switch_from="best",
+    carry_weights=False,
+)
+PRESETS: dict[str, Config] = {
+    "published": _PUBLISHED,
+    "described": dataclasses.replace(
+        _PUBLISHED, preset="described", clamp=0.0, evaluation_noise=False, carry_weights=True
+    ),
+    "recommended": Config(),
+}
+
+REGRESSION = dict(
+    pool="regression",
+    hidden=(64, 64),
+    selective_epochs=20,
+    mixed_epochs=40,
+    steps_per_epoch=100,
+    learning_rate=3e-3,
+    logit_learning_rate=1e-2,
+    schedule="cosine_restart",
+    temperature=2.0,
+    final_temperature=0.5,
+    initialization="normal",
+)
+"""What function tasks change in `recommended`."""
+
+
+def default_config(preset: str = "recommended", task: str = "digits") -> Config:
+    """The values of a preset for a task."""
+    if preset not in PRESETS:
+        raise ValueError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
+    config = PRESETS[preset]
+    changes: dict[str, Any] = {"task": task}
+    if task.startswith("function:"):
+        changes |= REGRESSION if preset == "recommended" else {"pool": "regression"}
+        changes["double_softmax"] = False
+    return dataclasses.replace(config, **changes)
+
+
+def to_json(config: Config) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_json(text: str) -> Config:
+    """The config that `to_json` wrote; an unknown field is a TypeError."""
+    record = json.loads(text)
+    return Config(**{**record, "hidden": tuple(record["hidden"])})

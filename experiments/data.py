@@ -1,0 +1,665 @@
+"""The data sets of the experiments as plain uint8 arrays, from wherever they can be had.
+
+`load(name)` looks, in this order, for `<data_dir>/<name>.npz`, a prepared TFDS folder (array_record,
+read without TensorFlow), the published raw files, TFDS preparing the folder itself (only where
+TensorFlow is installed) and a download of the raw files with TFDS's own checksums. What had to be
+decoded is kept as `.npz` in the cache directory. `digits` comes with scikit-learn and needs none
+of this. To make a file that another machine reads with numpy alone:
+
+    python -m experiments.data mnist --data-dir ~/tensorflow_datasets --out mnist.npz
+"""
+# mypy: disable-error-code="import-untyped"
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import gzip
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import math
+import os
+import re
+import struct
+import sys
+import tarfile
+import tempfile
+import threading
+import urllib.parse
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LOG = logging.getLogger(__name__)
+ARRAYS = ("train_inputs", "train_labels", "test_inputs", "test_labels")
+PROBE_SECONDS = 3.5  # with the imports, an offline run ends within 5 s
+TIMEOUTS = (4.0, 15.0)  # connect, read: a server that stalls ends the download
+BATCH = 1_000  # records per read: one by one takes 24 s for MNIST, this 4 s
+
+
+class DataError(RuntimeError):
+    """The data cannot be had; one line says what was looked for, where, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A labelled image set in memory, split as it was published.
+
+    Attributes:
+      train_inputs, test_inputs: uint8 [M, H, W, C], values in [0, scale].
+      train_labels, test_labels: int32 [M], values in [0, len(class_names)).
+      scale: the input value that maps to 1.0.
+      source: one line, where these arrays came from.
+    """
+
+    name: str
+    train_inputs: np.ndarray
+    train_labels: np.ndarray
+    test_inputs: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+    scale: float
+    source: str
+
+
+def _line(error: object) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
+
+
+_IDX_FILES = tuple(
+    f"{name}-ubyte"
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+)
+_CIFAR_FILES = tuple(
+    f"cifar-10-batches-bin/{name}.bin"
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+)
+
+
+def _parse_idx(files: Mapping[str, bytes]) -> list[np.ndarray]:
+    """The IDX format of MNIST: bytes 0, 0, 8 (uint8), rank; the shape as big-endian ints; values."""
+    arrays = []
+    for (name, blob), rank in zip(files.items(), (3, 1, 3, 1), strict=True):
+        start = 4 + 4 * rank
+        if blob[:4] != bytes((0, 0, 8, rank)) or len(blob) < start:
+            raise ValueError(f"{name} is no IDX file of rank {rank}, starts with {blob[:4].hex()}")
+        shape = struct.unpack(f">{rank}I", blob[4:start])
+        if len(blob) - start != math.prod(shape):
+            raise ValueError(f"{name} has {len(blob) - start} values, its header says {shape}")
+        values = np.frombuffer(blob, np.uint8, offset=start)
+        arrays.append(values.reshape(*shape, 1) if rank == 3 else values)
+    return arrays
+
+
+def _parse_cifar10(files: Mapping[str, bytes]) -> list[np.ndarray]:
+    """CIFAR's binary format: per image one label byte, then 3 x 32 x 32 pixels, channels first."""
+    for name, blob in files.items():
+        if len(blob) % 3073:
+            raise ValueError(f"{name} has {len(blob)} bytes, not a multiple of 3073")
+    *train, test = (np.frombuffer(blob, np.uint8).reshape(-1, 3073) for blob in files.values())
+    arrays = []
+    for rows in (np.concatenate(train), test):
+        arrays += [rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), rows[:, 0]]
+    return arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What is known of a data set before any of it is read.
+
+    Attributes:
+      shape: of one input, (H, W, C).
+      counts: training and test examples as published; a TFDS folder may hold fewer and say so.
+      url: the folder on the web that holds the packed files; empty for a bundled set.
+      packed: file name -> "sha256 bytes", both as in tensorflow_datasets/url_checksums.
+      plain: the unpacked file names, in the order `parse` expects -> sha256, None if not known.
+      parse: unpacked files -> arrays in the order of `ARRAYS`; ValueError if they are malformed.
+    """
+
+    shape: tuple[int, int, int]
+    counts: tuple[int, int]
+    class_names: tuple[str, ...]
+    scale: float = 255.0
+    url: str = ""
+    packed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    plain: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    parse: Callable[[Mapping[str, bytes]], list[np.ndarray]] = _parse_idx
+
+
+def _gz_table(*checksums: str) -> dict[str, str]:
+    return {f"{name}.gz": line for name, line in zip(_IDX_FILES, checksums, strict=True)}
+
+
+DATASETS: Mapping[str, Facts] = {
+    "mnist": Facts(
+        shape=(28, 28, 1),
+        counts=(60_000, 10_000),
+        class_names=tuple("0123456789"),
+        url="https://storage.googleapis.com/cvdf-datasets/mnist/",
+        packed=_gz_table(
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609 9912422",
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c 28881",
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6 1648877",
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6 4542",
+        ),
+        # Fashion-MNIST gives its files the same names: with these hashes unpacked ones are told apart.
+        plain=dict(
+            zip(
+                _IDX_FILES,
+                (
+                    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+                    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+                    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+                    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+                ),
+                strict=True,
+            )
+        ),
+    ),
+    "fashion_mnist": Facts(
+        shape=(28, 28, 1),
+        counts=(60_000, 10_000),
+        class_names=(
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ),
+        url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",  # the sha256 protects it
+        packed=_gz_table(
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84 26421880",
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845 29515",
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073 4422102",
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5 5148",
+        ),
+        plain=dict.fromkeys(_IDX_FILES),
+    ),
+    "cifar10": Facts(
+        shape=(32, 32, 3),
+        counts=(50_000, 10_000),
+        class_names=(
+            "airplane",
+            "automobile",
+            "bird",
+            "cat",
+            "deer",
+            "dog",
+            "frog",
+            "horse",
+            "ship",
+            "truck",
+        ),
+        url="https://www.cs.toronto.edu/~kriz/",
+        packed={
+            "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd 170052171",
+        },
+        plain=dict.fromkeys(_CIFAR_FILES),
+        parse=_parse_cifar10,
+    ),
+    "digits": Facts(
+        shape=(8, 8, 1), counts=(1_437, 360), class_names=tuple("0123456789"), scale=16.0
+    ),
+}
+
+
+def load(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    download: bool = True,
+) -> Dataset:
+    """Loads one of `DATASETS`; the places searched and their order are in the module's docstring.
+
+    Args:
+      name: a key of `DATASETS`.
+      data_dir: holds `<name>.npz`, `<name>/<version>/` as TFDS prepares it, or raw files, here or in
+        `<name>/`. Default: the variable TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      cache_dir: for decoded arrays and downloads. Default: the variable SMARTMIXED_CACHE, else
+        `smartmixed-jax` in XDG_CACHE_HOME or ~/.cache. If it cannot be written, nothing is kept.
+      download: False forbids any use of the network.
+
+    Returns:
+      The data set, checked: dtypes, shapes, label range.
+
+    Raises:
+      DataError: unknown name, damaged or mismatched files, or neither data nor network (in < 5 s).
+    """
+    if name not in DATASETS:
+        raise DataError(f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}")
+    if not DATASETS[name].url:
+        return _load_bundled(name)
+    home_cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "smartmixed-jax"
+    folder = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    cache = Path(cache_dir or os.environ.get("SMARTMIXED_CACHE") or home_cache)
+    try:
+        folder, cache = folder.expanduser().absolute(), cache.expanduser().absolute()
+        return _load_local(name, folder, cache) or _load_remote(name, folder, cache, download)
+    except OSError as error:  # no permission, a disk that fails: the text names the path
+        raise DataError(f"{name}: {_line(error)}") from error
+
+
+def _load_local(name: str, folder: Path, cache: Path) -> Dataset | None:
+    npz = folder / f"{name}.npz"
+    if npz.is_file():
+        dataset = read_npz(name, npz)
+        return dataclasses.replace(dataset, source=f"{npz} ({dataset.source})")
+    if prepared := _find_prepared(folder / name):
+        return _load_prepared(name, prepared, cache)
+    if paths := _find_raw(name, folder):
+        return _cached(name, paths, cache, functools.partial(_read_raw, name, paths))
+    if paths := _find_raw(name, cache):
+        try:
+            return _cached(name, paths, cache, functools.partial(_read_raw, name, paths))
+        except DataError as error:  # an old download, not the user's file: fetch it anew
+            LOG.warning("%s", error)
+    return None
+
+
+def _load_remote(name: str, folder: Path, cache: Path, download: bool) -> Dataset:
+    facts = DATASETS[name]
+    problem = "downloading is switched off"
+    if download:
+        problem = _unreachable(facts.url + next(iter(facts.packed)))
+    if problem:
+        raise DataError(
+            f"{name}: no data in {folder} (no {name}.npz, prepared TFDS folder or complete raw files)"
+            f" and no network ({problem}); copy a prepared TFDS folder there,"
+            " set TFDS_DATA_DIR or --data-dir, or connect"
+        )
+    if _importable("tensorflow", "tensorflow_datasets") and (prepared := _prepare(name, folder)):
+        return _load_prepared(name, prepared, cache)
+    with contextlib.ExitStack() as stack:
+        target = cache / name
+        if not _writable(target):
+            target = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        paths = _download(name, target)
+        return _cached(name, paths, cache, functools.partial(_read_raw, name, paths))
+
+
+def _load_bundled(name: str) -> Dataset:
+    import sklearn.datasets
+
+    bundle = getattr(sklearn.datasets, f"load_{name}")()
+    inputs, labels = bundle.images.astype(np.uint8)[..., np.newaxis], bundle.target
+    train, test = stratified_split(labels, 0.2, seed=42)
+    return _dataset(
+        name,
+        [inputs[train], labels[train], inputs[test], labels[test]],
+        f"scikit-learn {sklearn.__version__} load_{name}, stratified 80:20, seed 42",
+    )
+
+
+def _dataset(name: str, arrays: Sequence[np.ndarray], source: str) -> Dataset:
+    """Checks `arrays` (in the order of `ARRAYS`) against the facts; DataError where they differ."""
+    facts = DATASETS[name]
+    where = f"of {name} from {source}"
+    for inputs, labels in (arrays[:2], arrays[2:]):
+        if inputs.dtype != np.uint8 or inputs.shape[1:] != facts.shape or not len(inputs):
+            raise DataError(
+                f"inputs {where} are {inputs.dtype} {list(inputs.shape)}, "
+                f"expected uint8 {['M', *facts.shape]}"
+            )
+        if labels.dtype.kind not in "iu" or labels.shape != inputs.shape[:1]:
+            raise DataError(
+                f"labels {where} are {labels.dtype} {list(labels.shape)}, "
+                f"expected integers [{len(inputs)}]"
+            )
+        for what, values, top in (
+            ("inputs", inputs, int(facts.scale)),
+            ("labels", labels, len(facts.class_names) - 1),
+        ):
+            if values.min() < 0 or values.max() > top:
+                raise DataError(
+                    f"{what} {where} lie in [{values.min()}, {values.max()}], expected [0, {top}]"
+                )
+    dtypes = (np.uint8, np.int32, np.uint8, np.int32)
+    fields = {
+        key: np.ascontiguousarray(array, dtype)
+        for key, array, dtype in zip(ARRAYS, arrays, dtypes, strict=True)
+    }
+    return Dataset(
+        name=name, **fields, class_names=facts.class_names, scale=facts.scale, source=source
+    )
+
+
+# --- npz files and the cache ---
+
+
+def write_npz(dataset: Dataset, path: str | os.PathLike[str]) -> None:
+    """Writes every field of `dataset` to `path`, whole or not at all; OSError if it cannot."""
+    path = Path(path)
+    temporary = path.with_name(
+        f".{path.name}.{uuid.uuid4().hex}.tmp"
+    )  # same disk, so replace works
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(
+                file,
+                **{
+                    field.name: np.asarray(getattr(dataset, field.name))
+                    for field in dataclasses.fields(dataset)
+                },
+            )
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_npz(name: str, path: str | os.PathLike[str]) -> Dataset:
+    """Reads what `write_npz` wrote; DataError if the file is damaged or holds another data set."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays, source = [file[key] for key in ARRAYS], str(file["source"])
+    except Exception as error:  # a damaged zip raises any of a dozen unrelated types
+        raise DataError(
+            f"{name}: {path} is damaged or not made by experiments.data"
+            f" ({_line(error)}); delete it or make it anew"
+        ) from error
+    return _dataset(name, arrays, source)
+
+
+def _cached(
+    name: str, files: Sequence[Path], cache: Path, decode: Callable[[], Dataset]
+) -> Dataset:
+    """`decode()`, or what it gave last time if `files` have kept place, size and time since."""
+    state = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    path = cache / f"{name}-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}.npz"
+    if path.is_file():
+        try:
+            return read_npz(name, path)
+        except DataError as error:
+            LOG.warning("%s; decoding again", error)
+    dataset = decode()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        write_npz(dataset, path)
+    except OSError as error:
+        LOG.warning("%s: decoded arrays not kept in %s (%s)", name, cache, _line(error))
+    return dataset
+
+
+# --- prepared TFDS folders ---
+
+
+def _find_prepared(root: Path) -> Path | None:
+    """The newest `<root>/<version>` in array_record format, without importing TFDS."""
+    infos = [
+        path
+        for path in root.glob("*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+    ]
+    for path in sorted(infos, key=lambda path: [*map(int, path.parent.name.split("."))])[::-1]:
+        try:
+            file_format = json.loads(path.read_text()).get("fileFormat", "tfrecord")
+        except (ValueError, AttributeError) as error:
+            raise DataError(f"{path} is damaged ({_line(error)}); copy it again") from error
+        if file_format == "array_record":
+            return path.parent
+        LOG.warning(
+            "%s skipped: %s, only array_record is read without TensorFlow", path.parent, file_format
+        )
+    return None
+
+
+def _load_prepared(name: str, folder: Path, cache: Path) -> Dataset:
+    files = sorted(folder.iterdir())
+    return _cached(name, files, cache, functools.partial(_read_prepared, name, folder))
+
+
+def _read_prepared(name: str, folder: Path) -> Dataset:
+    try:
+        import array_record.python.array_record_module  # noqa: F401  TFDS imports it only on use
+        import PIL.Image  # noqa: F401
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise DataError(
+            f"{name}: reading {folder} needs tensorflow-datasets, array_record and"
+            f" pillow ({_line(error)}); install them, or make {name}.npz with"
+            " python -m experiments.data where they are"
+        ) from error
+    try:
+        # From the directory, not by name: takes any version and can never reach for the network.
+        builder = tfds.builder_from_directory(folder)
+        arrays = [
+            *_read_split(builder, "train", DATASETS[name].shape),
+            *_read_split(builder, "test", DATASETS[name].shape),
+        ]
+    except DataError:
+        raise
+    except Exception as error:  # TFDS raises what its parsers raise
+        raise DataError(
+            f"{name}: the TFDS folder {folder} cannot be read ({_line(error)});"
+            " copy or prepare it again"
+        ) from error
+    return _dataset(name, arrays, f"TFDS {folder}")
+
+
+def _read_split(builder: Any, split: str, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """All images and labels of a split, in TFDS's own (shuffled, fixed) order."""
+    import tensorflow_datasets as tfds
+    from array_record.python import array_record_module
+
+    info = builder.info.splits[split]
+    images, labels = (
+        np.empty((info.num_examples, *shape), np.uint8),
+        np.empty(info.num_examples, int),
+    )
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    row, source = 0, builder.as_data_source(split, deserialize_method=raw)
+    for shard in info.file_instructions:  # shard by shard, so that an error can name the file
+        try:
+            # A file cut at a block boundary can read without an error: count first.
+            reader = array_record_module.ArrayRecordReader(str(shard.filename))
+            found = reader.num_records()
+            reader.close()
+            if found != shard.examples_in_shard:
+                raise ValueError(
+                    f"{found} records, dataset_info.json says {shard.examples_in_shard}"
+                )
+            for start in range(row, row + found, BATCH):
+                batch = range(start, min(start + BATCH, row + found))
+                for record in source.__getitems__(batch):
+                    images[row], labels[row] = _decode_example(record, shape)
+                    row += 1
+        except Exception as error:
+            raise DataError(
+                f"{shard.filename} is truncated or damaged ({_line(error)});"
+                " copy it again or prepare the folder anew"
+            ) from error
+    return images, labels
+
+
+def _decode_example(record: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    from PIL import Image
+    from tensorflow_datasets.proto import tf_example_generated_pb2
+
+    features = tf_example_generated_pb2.Example.FromString(record).features.feature
+    image = np.asarray(Image.open(io.BytesIO(features["image"].bytes_list.value[0])))
+    image = image.reshape(*image.shape[:2], -1)  # Pillow drops the channel axis of grey images
+    if image.shape != shape:
+        raise ValueError(f"an image of shape {image.shape}, expected {shape}")
+    return image, features["label"].int64_list.value[0]
+
+
+# --- published raw files ---
+
+
+def _find_raw(name: str, folder: Path) -> list[Path] | None:
+    """All packed or all unpacked files of a set, in `<folder>/<name>` or in `folder`."""
+    for place in (folder / name, folder):
+        for names in (DATASETS[name].packed, DATASETS[name].plain):
+            paths = [place / file for file in names]
+            if all(path.is_file() for path in paths):
+                return paths
+    return None
+
+
+def _read_raw(name: str, paths: Sequence[Path]) -> Dataset:
+    facts, folder = DATASETS[name], paths[0].parent
+    files: dict[str, bytes] = {}
+    for path, plain in zip(paths, facts.plain, strict=False):  # one archive may hold them all
+        blob = path.read_bytes()
+        if path.name in facts.packed:
+            _verify(path, blob, facts.packed[path.name].split()[0])
+            files |= _unpack(path.name, blob, facts.plain)
+        else:
+            _verify(path, blob, facts.plain[plain])
+            files[plain] = blob
+    try:
+        arrays = facts.parse(files)
+    except ValueError as error:
+        raise DataError(f"{name}: in {folder}: {error}; copy the file again") from error
+    if (found := (len(arrays[0]), len(arrays[2]))) != facts.counts:
+        raise DataError(f"{name}: {folder} holds {found} examples, expected {facts.counts}")
+    return _dataset(name, arrays, f"raw files in {folder}")
+
+
+def _verify(path: Path, blob: bytes, expected: str | None) -> None:
+    """Raises DataError for a wrong checksum; with none known, for a file of another data set."""
+    found = hashlib.sha256(blob).hexdigest()
+    others = {sha256 for facts in DATASETS.values() for sha256 in facts.plain.values()} - {None}
+    if found != expected if expected else found in others:
+        raise DataError(
+            f"{path} ({len(blob)} bytes) is damaged or of another data set: sha256 {found}, "
+            f"expected {expected or 'another'}; delete it or copy it again"
+        )
+
+
+def _unpack(name: str, blob: bytes, wanted: Iterable[str]) -> dict[str, bytes]:
+    if not name.endswith(".tar.gz"):
+        return {name.removesuffix(".gz"): gzip.decompress(blob)}
+    with tarfile.open(fileobj=io.BytesIO(blob)) as archive:
+        members = {file: archive.extractfile(file) for file in wanted}
+        return {file: member.read() for file, member in members.items() if member}
+
+
+# --- the network ---
+
+
+def _importable(*modules: str) -> bool:
+    return all(importlib.util.find_spec(module) for module in modules)
+
+
+def _unreachable(url: str) -> str | None:
+    """Why the host of `url` does not answer, or None if it does, within PROBE_SECONDS."""
+    import requests
+
+    answers: list[str | None] = []
+
+    def probe() -> None:
+        try:
+            requests.head(url, timeout=PROBE_SECONDS)
+            answers.append(None)  # any status will do: what is asked is the way to the host
+        except Exception as error:  # in a thread nobody else would report it
+            answers.append(type(error).__name__)
+
+    # A look-up of the host name ignores every timeout: leave it behind in a daemon thread.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    reason = answers[0] if answers else f"no answer in {PROBE_SECONDS:g} s"
+    return reason and f"{urllib.parse.urlsplit(url).hostname}: {reason}"
+
+
+def _prepare(name: str, folder: Path) -> Path | None:
+    """Lets TFDS (with TensorFlow) prepare `<folder>/<name>`; None, with a note, if it cannot."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=folder)
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # whatever it was, the raw files are still to be had
+        LOG.warning("%s: TFDS could not prepare %s (%s)", name, folder, _line(error))
+    return _find_prepared(folder / name)
+
+
+def _download(name: str, folder: Path) -> list[Path]:
+    """Downloads the packed files into `folder`; pooch deletes what does not match its sha256."""
+    import pooch
+
+    facts = DATASETS[name]
+    fetch = pooch.HTTPDownloader(timeout=TIMEOUTS, chunk_size=1 << 20)
+    for file, checksum in facts.packed.items():
+        try:
+            known_hash = f"sha256:{checksum.split()[0]}"
+            pooch.retrieve(facts.url + file, known_hash, file, folder, downloader=fetch)
+        except (ValueError, OSError) as error:
+            raise DataError(
+                f"{name}: download of {facts.url + file} failed ({_line(error)})"
+            ) from error
+    return [folder / file for file in facts.packed]
+
+
+# --- use ---
+
+
+def stratified_split(
+    labels: np.ndarray, fraction: float = 0.1, seed: int = 42
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits examples so that both parts keep the share of every class.
+
+    Args:
+      labels: integers [M]; every class at least twice.
+      fraction: of the examples that go to validation, in (0, 1).
+
+    Returns:
+      (train_indices, validation_indices): int32, sorted, together 0 .. M - 1.
+
+    Raises:
+      ValueError: fraction outside (0, 1), or too few examples of a class.
+    """
+    from sklearn.model_selection import train_test_split
+
+    if not 0.0 < fraction < 1.0:
+        raise ValueError(f"fraction must lie in (0, 1), got {fraction}")
+    indices = np.arange(len(labels), dtype=np.int32)
+    train, validation = train_test_split(
+        indices, test_size=float(fraction), random_state=seed, stratify=labels
+    )
+    return np.sort(train), np.sort(validation)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.data", description="Load a data set."
+    )
+    parser.add_argument("name", help=", ".join(DATASETS))
+    parser.add_argument("--data-dir", help="default: TFDS_DATA_DIR, else ~/tensorflow_datasets")
+    parser.add_argument(
+        "--cache-dir", help="default: SMARTMIXED_CACHE, else ~/.cache/smartmixed-jax"
+    )
+    parser.add_argument("--no-download", action="store_true", help="never use the network")
+    parser.add_argument("--out", help="write the arrays to this .npz file")
+    options = parser.parse_args(arguments)
+    try:
+        dataset = load(
+            options.name,
+            options.data_dir,
+            cache_dir=options.cache_dir,
+            download=not options.no_download,
+        )
+        for key in ARRAYS:
+            print(f"{key:<12} {getattr(dataset, key).dtype} {list(getattr(dataset, key).shape)}")
+        print(f"source       {dataset.source}")
+        if options.out:
+            write_npz(dataset, options.out)
+            print(f"written      {options.out}")
+    except (DataError, OSError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

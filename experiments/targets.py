@@ -1,0 +1,78 @@
+"""Functions of 2–4 variables to fit. Add one in a line; its task is `function:NAME`.
+
+A target takes its variables as arrays of one shape and returns that shape; the number of
+variables is the number of its arguments.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+TARGETS: dict[str, Callable[..., np.ndarray]] = {
+    "product_sine": lambda x1, x2, x3: x1 * x2 + np.sin(2 * x3),
+    "normal_density": lambda x1, x2: (
+        np.exp(-((x1 / (np.abs(x2) + 1)) ** 2) / 2) / math.sqrt(2 * math.pi)
+    ),
+    "kinks": lambda x1, x2, x3: (
+        np.maximum(x1 - 0.5, 0) - np.maximum(x2, 0) + np.abs(x3 + 0.3)
+    ),
+    "radial_wave": lambda x1, x2: np.sin(3 * np.sqrt(x1**2 + x2**2 + 0.1)),
+    "ratio": lambda x1, x2, x3, x4: (x1 - x2) / (1 + x3**2 + x4**2),
+}
+
+INSIDE = 2.0
+"""Training and test points are uniform on [−2, 2]^d."""
+OUTSIDE = 3.0
+"""The outside test points are uniform on [−3, 3]^d less [−2, 2]^d."""
+
+
+class Points(NamedTuple):
+    """inputs [M, d] and values [M, 1], float32."""
+
+    inputs: np.ndarray
+    values: np.ndarray
+
+
+class Samples(NamedTuple):
+    """The points of one seed; no noise is added to the values."""
+
+    train: Points
+    validation: Points
+    test: Points
+    outside: Points
+
+
+def dimension(name: str) -> int:
+    """The number of variables of a target; ValueError for an unknown name."""
+    if name not in TARGETS:
+        raise ValueError(f"function:{name}: unknown target; known: {', '.join(sorted(TARGETS))}")
+    return len(inspect.signature(TARGETS[name]).parameters)
+
+
+def evaluate(name: str, inputs: np.ndarray) -> np.ndarray:
+    """The target at inputs [M, d] → [M, 1] float32."""
+    values = TARGETS[name](*np.moveaxis(inputs.astype(np.float64), -1, 0))
+    return np.asarray(values, np.float32)[:, None]
+
+
+def sample(
+    name: str, seed: int, *, train: int = 4_000, validation: int = 1_000, test: int = 4_000
+) -> Samples:
+    """Points of one seed: uniform on [−2, 2]^d, and outside it up to [−3, 3]^d."""
+    rng = np.random.default_rng([seed, 0x5EED])
+    d = dimension(name)
+
+    def inside(count: int) -> np.ndarray:
+        return rng.uniform(-INSIDE, INSIDE, (count, d)).astype(np.float32)
+
+    def points(inputs: np.ndarray) -> Points:
+        return Points(inputs, evaluate(name, inputs))
+
+    parts = [points(inside(count)) for count in (train, validation, test)]
+    # In a shell around the box the share of accepted points is 1 − (2/3)^d ≥ 5/9 for d ≥ 2.
+    candidates = rng.uniform(-OUTSIDE, OUTSIDE, (4 * test + 64, d)).astype(np.float32)
+    accepted = candidates[np.abs(candidates).max(-1) > INSIDE][:test]
+    return Samples(*parts, points(accepted))

@@ -1,0 +1,211 @@
+"""How a neuron draws its function, and how the gradient reaches its logits.
+
+An estimator is a pure function `(logits [N, K], key, temperature) → Selection`: `N`
+neurons, `K` functions. Neuron n chooses function k with probability
+π[n, k] = softmax(logits[n])[k]; one draw serves the whole batch. The estimators
+differ in the forward value (one function, or a mixture of all) and in the gradient.
+With K small the exact gradient can be enumerated; the tests measure bias and
+variance of each against it.
+
+Noise and softmax are computed in at least float32. The key is consumed. A
+temperature τ that is not traced must be > 0.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Selection(NamedTuple):
+    """What an estimator returns.
+
+    Attributes:
+        weights: [N, K] float, rows sum to 1; carries the gradient to the logits. One-hot
+            in value when the forward is hard.
+        choices: [N] int32 in [0, K) when the forward is hard, None when it is soft.
+    """
+
+    weights: jax.Array
+    choices: jax.Array | None
+
+
+Estimator = Callable[[jax.Array, jax.Array | None, float | jax.Array], Selection]
+
+
+def gumbel_straight_through(
+    logits: jax.Array, key: jax.Array | None, temperature: float | jax.Array
+) -> Selection:
+    """Hard Gumbel sample forward, softmax((logits + ε)/τ) backward: the paper's estimator.
+
+    Jang, Gu & Poole 2017 (arXiv 1611.01144), "straight-through Gumbel-softmax". Biased; the
+    bias falls and the variance grows as τ → 0.
+
+    Args:
+        logits: [N, K].
+        key: a PRNG key.
+        temperature: τ > 0.
+
+    Returns:
+        Selection with choices [N] = argmax(logits + ε).
+    """
+    perturbed, temperature = _perturb("gumbel_straight_through", logits, key, temperature)
+    return _straight_through(jnp.argmax(perturbed, -1), jax.nn.softmax(perturbed / temperature))
+
+
+def gumbel_softmax(
+    logits: jax.Array, key: jax.Array | None, temperature: float | jax.Array
+) -> Selection:
+    """Soft mixture with weights softmax((logits + ε)/τ) (Maddison et al. 2017, arXiv 1611.00712).
+
+    Args and shapes as `gumbel_straight_through`; choices is None.
+    """
+    perturbed, temperature = _perturb("gumbel_softmax", logits, key, temperature)
+    return Selection(jax.nn.softmax(perturbed / temperature), None)
+
+
+def straight_through(
+    logits: jax.Array, key: jax.Array | None, temperature: float | jax.Array
+) -> Selection:
+    """argmax of the logits forward, softmax(logits/τ) backward; no noise, the key is ignored.
+
+    Bengio et al. 2013 (arXiv 1308.3432). Args and shapes as `gumbel_straight_through`.
+    """
+    logits, temperature = _check("straight_through", logits, temperature)
+    return _straight_through(jnp.argmax(logits, -1), jax.nn.softmax(logits / temperature))
+
+
+def soft_mixture(
+    logits: jax.Array, key: jax.Array | None, temperature: float | jax.Array
+) -> Selection:
+    """Soft mixture with weights softmax(logits/τ); no noise, the key is ignored.
+
+    At τ = 1 the value is the exact expectation of the hard sample. Args and shapes as
+    `gumbel_straight_through`; choices is None.
+    """
+    logits, temperature = _check("soft_mixture", logits, temperature)
+    return Selection(jax.nn.softmax(logits / temperature), None)
+
+
+def gumbel_rao(
+    logits: jax.Array,
+    key: jax.Array | None,
+    temperature: float | jax.Array,
+    num_samples: int = 16,
+) -> Selection:
+    """Hard Gumbel sample forward; backward the mean over `num_samples` draws with that argmax.
+
+    Paulus, Maddison & Krause 2020 (arXiv 2010.04838), eq. 10: Rao-Blackwellisation of
+    `gumbel_straight_through`, with the same expectation and a smaller variance. Choose m with
+    `functools.partial(gumbel_rao, num_samples=m)`.
+
+    Args and shapes as `gumbel_straight_through`.
+
+    Raises:
+        ValueError: num_samples < 1.
+    """
+    if num_samples < 1:
+        raise ValueError(f"gumbel_rao: num_samples must be at least 1, got {num_samples}")
+    logits, temperature = _check("gumbel_rao", logits, temperature)
+    choice_key, conditional_key = jax.random.split(_require_key("gumbel_rao", key))
+    choices = jax.random.categorical(choice_key, logits, axis=-1)
+    one_hot = jax.nn.one_hot(choices, logits.shape[-1], dtype=jnp.bool_)
+    # Conditioned on the argmax c: the largest of logits + ε is Gumbel(logsumexp), and the
+    # others are Gumbels truncated there. E ~ Exp(1) throughout.
+    exponential = jax.random.exponential(
+        conditional_key, (num_samples, *logits.shape), logits.dtype
+    )
+    log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    winner = jnp.sum(jnp.where(one_hot, exponential, 0), axis=-1, keepdims=True)
+    top = log_total - jnp.log(winner)
+    rest = -jnp.logaddexp(jnp.log(exponential) - logits, -top)
+    perturbed = jnp.where(one_hot, top, rest)
+    # The derivative holds the noise fixed, not the perturbed logits.
+    perturbed = jax.lax.stop_gradient(perturbed - logits) + logits
+    return _straight_through(choices, jnp.mean(jax.nn.softmax(perturbed / temperature), axis=0))
+
+
+def reinmax(
+    logits: jax.Array, key: jax.Array | None, temperature: float | jax.Array
+) -> Selection:
+    """Hard sample forward, second-order (Heun) straight-through backward.
+
+    Liu et al. 2023 (arXiv 2304.08612), algorithm 2: at τ = 1 exact in expectation for
+    quadratic losses, where straight-through is exact for linear ones only.
+
+    Args and shapes as `gumbel_straight_through`; temperature: τ ≥ 1.
+
+    Raises:
+        ValueError: a concrete τ < 1.
+    """
+    logits, temperature = _check("reinmax", logits, temperature, minimum=1.0)
+    choices = jax.random.categorical(_require_key("reinmax", key), logits, axis=-1)
+    one_hot = jax.nn.one_hot(choices, logits.shape[-1], dtype=logits.dtype)
+    mean = (one_hot + jax.nn.softmax(logits / temperature)) / 2
+    # In value softmax(log mean) = mean; the derivative is that of a softmax at `mean`.
+    # mean ≥ 1/2 at the choice but may underflow to 0 elsewhere, so the logarithm is floored.
+    floor = jnp.finfo(logits.dtype).tiny
+    shift = jax.lax.stop_gradient(jnp.log(jnp.maximum(mean, floor)) - logits)
+    surrogate = 2 * jax.nn.softmax(shift + logits) - jax.nn.softmax(logits) / 2
+    return _straight_through(choices, surrogate)
+
+
+def deterministic(
+    logits: jax.Array, key: jax.Array | None = None, temperature: float | jax.Array = 1.0
+) -> Selection:
+    """argmax of the logits, no noise and no gradient: what `fix_choices` makes permanent.
+
+    Of equal logits the first wins. Args and shapes as `gumbel_straight_through`; key and
+    temperature are ignored.
+    """
+    logits = jax.lax.stop_gradient(logits)
+    choices = jnp.argmax(logits, axis=-1)
+    return Selection(jax.nn.one_hot(choices, logits.shape[-1], dtype=logits.dtype), choices)
+
+
+def check_temperature(where: str, temperature: float | jax.Array, minimum: float = 0.0) -> None:
+    """Raises ValueError if a concrete temperature is not finite, ≤ 0 or < minimum."""
+    if isinstance(temperature, jax.core.Tracer):
+        return
+    value = float(temperature)
+    if not (0.0 < value < float("inf")) or value < minimum:
+        expected = f"a finite value ≥ {minimum:g}" if minimum else "a finite value > 0"
+        raise ValueError(f"{where}: temperature must be {expected}, got {value}")
+
+
+def _check(
+    where: str, logits: jax.Array, temperature: float | jax.Array, minimum: float = 0.0
+) -> tuple[jax.Array, jax.Array]:
+    if logits.ndim != 2 or not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(
+            f"{where}: logits must be a float array [N, K], got {logits.dtype}{list(logits.shape)}"
+        )
+    check_temperature(where, temperature, minimum)
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    return logits.astype(dtype), jnp.asarray(temperature, dtype)
+
+
+def _perturb(
+    where: str, logits: jax.Array, key: jax.Array | None, temperature: float | jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    logits, temperature = _check(where, logits, temperature)
+    return logits + jax.random.gumbel(
+        _require_key(where, key), logits.shape, logits.dtype
+    ), temperature
+
+
+def _require_key(where: str, key: jax.Array | None) -> jax.Array:
+    if key is None:
+        raise ValueError(
+            f"{where} draws noise and got no key: pass rngs=nnx.Rngs(selection=seed) to the call, "
+            "build the layer with keep_rngs=True, or call with deterministic=True"
+        )
+    return key
+
+
+def _straight_through(choices: jax.Array, surrogate: jax.Array) -> Selection:
+    """One-hot in value, the gradient of `surrogate` [N, K]."""
+    one_hot = jax.nn.one_hot(choices, surrogate.shape[-1], dtype=surrogate.dtype)
+    # With these parentheses, or the value is not exactly one-hot.
+    return Selection(one_hot + (surrogate - jax.lax.stop_gradient(surrogate)), choices)

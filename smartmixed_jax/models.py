@@ -1,0 +1,78 @@
+"""Reference networks; each takes its activation as an argument."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+from smartmixed_jax.nnx import RngSource, SelectiveActivation
+
+ActivationFactory = Callable[..., Callable[[jax.Array], jax.Array]]
+"""`factory(features, rngs=rngs)` → what is called on x [..., features]."""
+
+
+def uniform(function: Callable[[jax.Array], jax.Array]) -> ActivationFactory:
+    """The factory of the usual network: the same function for every neuron of every layer."""
+
+    def build(features: int, *, rngs: RngSource) -> Callable[[jax.Array], jax.Array]:
+        del features, rngs
+        return function
+
+    return build
+
+
+class MLP(nnx.Module):
+    """A multilayer perceptron; the last layer is linear and never selective.
+
+    The linear layers draw their parameters before the activations do, so networks that differ
+    only in the activation start from the same weights.
+
+    Args:
+        in_features: width of the input.
+        hidden: widths of the hidden layers.
+        out_features: width of the output.
+        activation: called as `activation(features, rngs=rngs)` for each hidden layer:
+            `SelectiveActivation`, a `functools.partial` of it, or `uniform(jax.nn.relu)`.
+        linear: called as `linear(din, dout, rngs=rngs)`; a `functools.partial` of `nnx.Linear`
+            sets initializers and dtypes.
+        rngs: its `params` stream draws the parameters.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from smartmixed_jax import MLP
+        >>> model = MLP(784, (512, 256), 10, rngs=nnx.Rngs(0))
+        >>> model(jnp.ones((8, 784)), rngs=nnx.Rngs(selection=1)).shape
+        (8, 10)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        out_features: int,
+        *,
+        activation: ActivationFactory = SelectiveActivation,
+        linear: Callable[..., Any] = nnx.Linear,
+        rngs: RngSource,
+    ) -> None:
+        widths = (in_features, *hidden, out_features)
+        self.layers = nnx.List(
+            [
+                linear(din, dout, rngs=rngs)
+                for din, dout in zip(widths[:-1], widths[1:], strict=True)
+            ]
+        )
+        self.activations = nnx.List([activation(features, rngs=rngs) for features in hidden])
+
+    def __call__(self, x: jax.Array, *, rngs: RngSource | None = None) -> jax.Array:
+        """x [..., in_features] → [..., out_features]; rngs is passed to the selective layers."""
+        *hidden, last = self.layers
+        for layer, activation in zip(hidden, self.activations, strict=True):
+            x = layer(x)
+            if isinstance(activation, SelectiveActivation):
+                x = activation(x, rngs=rngs)
+            else:
+                x = activation(x)
+        return last(x)

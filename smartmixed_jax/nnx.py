@@ -1,0 +1,246 @@
+"""The two layers and the switch between them, for Flax NNX."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from smartmixed_jax import estimators
+from smartmixed_jax.estimators import Estimator, check_temperature, gumbel_straight_through
+from smartmixed_jax.mixture import apply_choices, mix
+from smartmixed_jax.pools import PAPER_POOL, ActivationPool
+from smartmixed_jax.table import FunctionTable
+
+RngSource = nnx.Rngs | nnx.RngStream
+Initializer = Callable[..., jax.Array]
+ModuleType = TypeVar("ModuleType", bound=nnx.Module)
+
+
+class SelectionLogits(nnx.Param):
+    """Selection logits [N, K]: an `nnx.Param`, so that an unchanged training loop trains them.
+
+    As a filter it separates them from the weights; it must come first:
+    `nnx.split(model, SelectionLogits, nnx.Param, ...)`.
+    """
+
+
+def one_random_entry(value: float = 1e-3) -> Initializer:
+    """Initializer [N, K]: 0, and `value` at one random entry per row (the published one)."""
+
+    def init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
+        chosen = jax.random.randint(key, shape[:1], 0, shape[1])
+        return value * jax.nn.one_hot(chosen, shape[1], dtype=dtype)
+
+    return init
+
+
+class SelectiveActivation(nnx.Module):
+    """Every neuron picks its own activation by gradient (arXiv 2510.22450, phase 1).
+
+    Args:
+        features: N, the neurons or channels on `axis`.
+        pool: K functions to choose from.
+        estimator: how a choice is drawn and how its gradient reaches the logits.
+        temperature: τ > 0 of the estimator. Held as an array: `nnx.view(model, temperature=τ)`
+            or the argument of the call changes it without recompiling.
+        axis: the axis of x that holds the N neurons.
+        deterministic: argmax of the logits, no noise; `model.eval()` and `model.train()` set it.
+        logits_init: initializer of the logits [N, K].
+        keep_rngs: hold a stream forked from `rngs` (its `selection` stream, or the default one)
+            for models that call `act(x)` and pass nothing. Graph mode only.
+        dtype: of the computation and result; None keeps that of x.
+        param_dtype: of the logits.
+        rngs: its `params` stream draws the logits.
+
+    Attributes:
+        logits: SelectionLogits [N, K], the only parameter.
+
+    Raises:
+        ValueError: features < 1, temperature ≤ 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from smartmixed_jax import SelectiveActivation
+        >>> act = SelectiveActivation(64, rngs=nnx.Rngs(0))
+        >>> act(jnp.ones((8, 64)), rngs=nnx.Rngs(selection=1)).shape
+        (8, 64)
+    """
+
+    def __init__(
+        self,
+        features: int,
+        pool: ActivationPool = PAPER_POOL,
+        *,
+        estimator: Estimator = gumbel_straight_through,
+        temperature: float | jax.Array = 1.0,
+        axis: int = -1,
+        deterministic: bool = False,
+        logits_init: Initializer = one_random_entry(),
+        keep_rngs: bool = False,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        rngs: RngSource,
+    ) -> None:
+        if features < 1:
+            raise ValueError(f"SelectiveActivation: features must be at least 1, got {features}")
+        check_temperature("SelectiveActivation", temperature)
+        self.features = features
+        self.pool = pool
+        self.estimator = estimator
+        self.temperature = jnp.asarray(temperature, jnp.float32)
+        self.axis = axis
+        self.deterministic = deterministic
+        self.dtype = dtype
+        key = rngs.params() if isinstance(rngs, nnx.Rngs) else rngs()
+        self.logits = SelectionLogits(logits_init(key, (features, len(pool)), param_dtype))
+        self.rngs = _stream(rngs).fork() if keep_rngs else nnx.data(None)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        rngs: RngSource | None = None,
+        deterministic: bool | None = None,
+        temperature: float | jax.Array | None = None,
+    ) -> jax.Array:
+        """Applies the selected functions.
+
+        Args:
+            x: [..., N] float, the N neurons on `axis`.
+            rngs: its `selection` stream, or the default one, draws the choices; each call
+                consumes one key, so two layers never share noise.
+            deterministic: overrides the attribute.
+            temperature: overrides the attribute; may be traced.
+
+        Returns:
+            The shape of x, in `dtype` or the dtype of x.
+
+        Raises:
+            ValueError: noise is needed and there are no rngs; N does not fit x; τ ≤ 0.
+            TypeError: x is integer or complex; rngs is a bare key.
+        """
+        x = _promote("SelectiveActivation", x, self.dtype)
+        logits = self.logits[...]
+        if self.deterministic if deterministic is None else deterministic:
+            selection = estimators.deterministic(logits)
+        else:
+            rngs = self.rngs if rngs is None else rngs
+            key = None if rngs is None else _stream(rngs)()
+            temperature = self.temperature if temperature is None else temperature
+            selection = self.estimator(logits, key, temperature)
+        return mix(x, selection, self.pool, axis=self.axis)
+
+    def fix(self) -> "MixedActivation":
+        """The fixed layer with choices[n] = argmax_k logits[n, k]."""
+        choices = estimators.deterministic(self.logits[...]).choices
+        return MixedActivation(
+            FunctionTable(self.pool, choices), axis=self.axis, dtype=self.dtype
+        )
+
+    def set_view(
+        self,
+        deterministic: bool | None = None,
+        temperature: float | jax.Array | None = None,
+        estimator: Estimator | None = None,
+    ) -> None:
+        """What `nnx.view(model, ...)` may change: a copy of the model that shares its arrays."""
+        if deterministic is not None:
+            self.deterministic = deterministic
+        if temperature is not None:
+            check_temperature("SelectiveActivation", temperature)
+            self.temperature = jnp.asarray(temperature, jnp.float32)
+        if estimator is not None:
+            self.estimator = estimator
+
+
+class MixedActivation(nnx.Module):
+    """Every neuron applies its fixed function (arXiv 2510.22450, phase 2); no parameters.
+
+    Args:
+        table: N neurons' functions, static.
+        axis: the axis of x that holds the N neurons.
+        dtype: of the computation and result; None keeps that of x.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from smartmixed_jax import PAPER_POOL, FunctionTable, MixedActivation
+        >>> MixedActivation(FunctionTable(PAPER_POOL, [0, 1]))(jnp.array([-1.0, 0.0]))
+        Array([0. , 0.5], dtype=float32)
+    """
+
+    def __init__(self, table: FunctionTable, *, axis: int = -1, dtype: Any = None) -> None:
+        self.table = table
+        self.axis = axis
+        self.dtype = dtype
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        rngs: RngSource | None = None,
+        deterministic: bool | None = None,
+        temperature: float | jax.Array | None = None,
+    ) -> jax.Array:
+        """x [..., N] → [..., N]. The keywords of `SelectiveActivation` are taken and ignored."""
+        del rngs, deterministic, temperature
+        x = _promote("MixedActivation", x, self.dtype)
+        return apply_choices(x, self.table.choices, self.table.pool, axis=self.axis)
+
+
+def fix_choices(model: ModuleType) -> ModuleType:
+    """A new model in which every SelectiveActivation is its MixedActivation.
+
+    Each neuron keeps argmax of its logits. The other parameters are new Variables that hold the
+    same arrays; the input model stays intact. The outputs are those of the input model with
+    `deterministic=True`, bit for bit when both are compiled.
+
+    Raises:
+        ValueError: the model holds no SelectiveActivation, or is traced.
+    """
+    fixed: dict[int, MixedActivation] = {}
+
+    def replace(path: Any, node: Any) -> Any:
+        if not isinstance(node, SelectiveActivation):
+            return node
+        logits = node.logits[...]
+        if isinstance(logits, jax.core.Tracer):
+            raise ValueError(f"fix_choices: {_name(path)} is traced; call it outside jit")
+        if logits.shape != (node.features, len(node.pool)):
+            raise ValueError(
+                f"fix_choices: {_name(path)} holds logits {list(logits.shape)}, expected "
+                f"{[node.features, len(node.pool)]}; layers stacked by nnx.vmap cannot be fixed"
+            )
+        return fixed.setdefault(id(node), node.fix())
+
+    result = nnx.recursive_map(replace, nnx.clone(model))
+    if not fixed:
+        raise ValueError(
+            f"fix_choices: {type(model).__name__} holds no SelectiveActivation "
+            "(one inside a closure cannot be found: hold it as an attribute)"
+        )
+    return result
+
+
+def _name(path: Any) -> str:
+    return ".".join(map(str, path)) or "the model"
+
+
+def _stream(rngs: RngSource) -> nnx.RngStream:
+    if isinstance(rngs, nnx.Rngs):
+        return rngs["selection"]
+    if isinstance(rngs, nnx.RngStream):
+        return rngs
+    raise TypeError(
+        f"rngs must be nnx.Rngs or nnx.RngStream, got {type(rngs).__name__}; a bare key would give "
+        "every layer the same noise: pass nnx.Rngs(selection=key)"
+    )
+
+
+def _promote(where: str, x: jax.Array, dtype: Any) -> jax.Array:
+    # Integers are refused even if dtype would convert them: token ids here are a mistake.
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{where}: x must be a real floating-point array, got {x.dtype}")
+    return x if dtype is None else x.astype(dtype)

@@ -1,0 +1,184 @@
+"""The functions a neuron may choose from: ordered, named, hashable pools.
+
+`K` is the number of functions in a pool. Every function is elementwise: it maps an
+array of any shape to an array of the same shape. It should be finite on the whole
+real line, because the gradient to the selection logits evaluates every function of
+the pool, chosen or not.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+def identity(x: jax.Array) -> jax.Array:
+    """x itself."""
+    return x
+
+
+def zero(x: jax.Array) -> jax.Array:
+    """0 everywhere: a neuron that chooses it is pruned."""
+    return jnp.zeros_like(x)
+
+
+def square(x: jax.Array) -> jax.Array:
+    """x² / 2, the scale whose second moment under N(0, 1) is 3/4."""
+    return 0.5 * (x * x)
+
+
+def gauss(x: jax.Array) -> jax.Array:
+    """exp(−x²)."""
+    return jnp.exp(-(x * x))
+
+
+class ActivationPool:
+    """An ordered, immutable, hashable mapping from names to elementwise functions.
+
+    Pools with the same names and the same function objects, in the same order, are
+    equal, so a pool can be a static argument of `jax.jit`.
+
+    Args:
+        functions: names → functions; the order gives every function its index
+            0 … K−1. Names are non-empty strings.
+
+    Raises:
+        ValueError: the pool is empty, or a name appears twice.
+        TypeError: a name is no string or a function cannot be called.
+
+    Example:
+        >>> pool = ActivationPool({"relu": jax.nn.relu, "sin": jnp.sin})
+        >>> pool.names, len(pool), pool.index("sin")
+        (('relu', 'sin'), 2, 1)
+    """
+
+    def __init__(
+        self, functions: Mapping[str, Activation] | Iterable[tuple[str, Activation]]
+    ) -> None:
+        pairs = functions.items() if isinstance(functions, Mapping) else functions
+        items = tuple((name, function) for name, function in pairs)
+        if not items:
+            raise ValueError("ActivationPool: expected at least one function, got an empty pool")
+        for name, function in items:
+            if not isinstance(name, str) or not name:
+                raise TypeError(f"ActivationPool: a name must be a non-empty string, got {name!r}")
+            if not callable(function):
+                raise TypeError(f"ActivationPool: {name!r} must be a function, got {function!r}")
+        self.names: tuple[str, ...] = tuple(name for name, _ in items)
+        self.functions: tuple[Activation, ...] = tuple(function for _, function in items)
+        duplicates = sorted({name for name in self.names if self.names.count(name) > 1})
+        if duplicates:
+            raise ValueError(f"ActivationPool: duplicate names {duplicates} in {list(self.names)}")
+        self._key = (self.names, self.functions)
+        self._hash = hash(self._key)
+
+    def index(self, name: str) -> int:
+        """The index of the function called `name`; ValueError if there is none."""
+        if name not in self.names:
+            raise ValueError(f"ActivationPool: no function {name!r} in {list(self.names)}")
+        return self.names.index(name)
+
+    def variance_matched(self) -> "ActivationPool":
+        """The same functions, each shifted and scaled to E f = 0 and E f² = 1 under N(0, 1).
+
+        So no function wins at the start by its gain alone. Constants stay as they are.
+
+        Raises:
+            ValueError: a function has no finite mean and variance under N(0, 1).
+        """
+        return ActivationPool(
+            (name, _standardized(name, function))
+            for name, function in zip(self.names, self.functions, strict=True)
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ActivationPool) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"ActivationPool({', '.join(self.names)})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """scale · (function(x) − shift): a function of which two equal copies are equal."""
+
+    function: Activation
+    shift: float
+    scale: float
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return (self.function(x) - self.shift) * self.scale
+
+
+def _standardized(name: str, function: Activation) -> Activation:
+    # Kinks rule out Gauss-Hermite quadrature; on this grid the trapezoid rule is
+    # exact to the float32 accuracy of the function itself.
+    x = np.linspace(-12.0, 12.0, 48_001)
+    density = np.exp(-(x**2) / 2)
+    density /= density.sum()
+    with jax.ensure_compile_time_eval():
+        y = np.asarray(function(jnp.asarray(x, jnp.float32)), np.float64)
+    mean = float(density @ y)
+    deviation = math.sqrt(float(density @ (y - mean) ** 2))
+    if not (math.isfinite(mean) and math.isfinite(deviation)):
+        raise ValueError(
+            f"variance_matched: {name!r} has mean {mean} and standard deviation {deviation} "
+            "under N(0, 1), expected finite values"
+        )
+    if deviation < 1e-6 * max(1.0, abs(mean)):
+        return function
+    return Affine(function, mean, 1.0 / deviation)
+
+
+PAPER_POOL = ActivationPool(
+    {
+        "relu": jax.nn.relu,
+        "sigmoid": jax.nn.sigmoid,
+        "tanh": jnp.tanh,
+        "leaky_relu": jax.nn.leaky_relu,
+        "elu": jax.nn.elu,
+        "selu": jax.nn.selu,
+    }
+)
+"""The six functions of the paper (arXiv 2510.22450), in its order."""
+
+REGRESSION_POOL = ActivationPool(
+    {
+        "relu": jax.nn.relu,
+        "tanh": jnp.tanh,
+        "silu": jax.nn.silu,
+        "sin": jnp.sin,
+        "square": square,
+        "identity": identity,
+        "gauss": gauss,
+        "gelu": jax.nn.gelu,
+    }
+)
+"""Eight functions for fitting functions of a few variables. gelu is the tanh form."""
+
+EXTENDED_POOL = ActivationPool(
+    {
+        **dict(zip(PAPER_POOL.names, PAPER_POOL.functions, strict=True)),
+        "gelu": jax.nn.gelu,
+        "silu": jax.nn.silu,
+        "softplus": jax.nn.softplus,
+        "mish": jax.nn.mish,
+        "identity": identity,
+        "zero": zero,
+        "sin": jnp.sin,
+        "square": square,
+        "gauss": gauss,
+    }
+)
+"""The paper's pool and nine more. gelu is the tanh form."""

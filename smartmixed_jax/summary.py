@@ -1,0 +1,110 @@
+"""What was chosen: plain dicts and arrays, no plotting."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from smartmixed_jax.estimators import soft_mixture
+from smartmixed_jax.nnx import MixedActivation, SelectiveActivation, fix_choices
+from smartmixed_jax.pools import ActivationPool
+
+UNDECIDED = 0.5
+"""A neuron whose largest probability is below this has not decided."""
+
+
+def selection_logits(model: nnx.Module) -> dict[str, np.ndarray]:
+    """The logits [N, K] of every SelectiveActivation, by path, in the order of the model."""
+    return {
+        path: np.asarray(layer.logits[...])
+        for path, layer in _layers(model)
+        if isinstance(layer, SelectiveActivation)
+    }
+
+
+def summarize(model: nnx.Module) -> dict[str, dict[str, Any]]:
+    """What the neurons of each selective or fixed layer chose.
+
+    Returns:
+        path of the layer → `features` N; `counts` and `shares` per function name (argmax);
+        and of π = softmax(logits), as means over the N neurons: `max_probability` in [1/K, 1],
+        `entropy` in nats in [0, ln K], `undecided` the share of neurons whose largest π is below
+        1/2. A fixed layer has 1, 0 and 0 there.
+
+    Example:
+        >>> from flax import nnx
+        >>> from smartmixed_jax import MLP, summarize
+        >>> summary = summarize(MLP(4, (8,), 2, rngs=nnx.Rngs(0)))
+        >>> summary["activations.0"]["features"], sum(summary["activations.0"]["counts"].values())
+        (8, 8)
+    """
+    summary = {}
+    for path, layer in _layers(model):
+        if isinstance(layer, SelectiveActivation):
+            summary[path] = summarize_logits(np.asarray(layer.logits[...]), layer.pool)
+        else:
+            counts = layer.table.counts()
+            summary[path] = {**_counted(counts), **_CERTAIN}
+    return summary
+
+
+def summarize_logits(logits: np.ndarray, pool: ActivationPool) -> dict[str, Any]:
+    """One layer of `summarize` from its logits [N, K]."""
+    counts = np.bincount(np.argmax(logits, -1), minlength=len(pool))
+    probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32)), np.float64)
+    largest = probabilities.max(-1)
+    log = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+    return {
+        **_counted(dict(zip(pool.names, counts.tolist(), strict=True))),
+        "max_probability": float(largest.mean()),
+        "entropy": float(-(probabilities * log).sum(-1).mean()),
+        "undecided": float((largest < UNDECIDED).mean()),
+    }
+
+
+def switch_report(
+    model: nnx.Module, score: Callable[[nnx.Module, nnx.Rngs], float], rngs: nnx.Rngs
+) -> dict[str, float]:
+    """The same weights scored before and after fixing.
+
+    Args:
+        model: holds SelectiveActivations.
+        score: (model, rngs) → a number, such as the accuracy on held-out data.
+        rngs: the noise of the score "noise".
+
+    Returns:
+        score with the `noise` on; `argmax`, deterministic; `expectation`, the mixture
+        Σ_k softmax(logits)_k f_k(x) in every layer; `fixed`, after `fix_choices`. `argmax` and
+        `fixed` are the same function.
+    """
+    return {
+        "noise": score(nnx.view(model, deterministic=False), rngs),
+        "argmax": score(nnx.view(model, deterministic=True), rngs),
+        "expectation": score(
+            nnx.view(model, deterministic=False, estimator=soft_mixture, temperature=1.0), rngs
+        ),
+        "fixed": score(fix_choices(model), rngs),
+    }
+
+
+_CERTAIN = {"max_probability": 1.0, "entropy": 0.0, "undecided": 0.0}
+
+
+def _layers(model: nnx.Module) -> list[tuple[str, SelectiveActivation | MixedActivation]]:
+    return [
+        (".".join(map(str, path)), layer)
+        for path, layer in nnx.iter_modules(model)
+        if isinstance(layer, SelectiveActivation | MixedActivation)
+    ]
+
+
+def _counted(counts: dict[str, int]) -> dict[str, Any]:
+    features = sum(counts.values())
+    return {
+        "features": features,
+        "counts": counts,
+        "shares": {name: count / features for name, count in counts.items()},
+    }
