@@ -92,9 +92,9 @@ class Config:
     """Apply the cross-entropy to softmaxed outputs, as the published code does."""
     evaluation_noise: bool = False
     """Evaluate phase 1 with the noise on, as the published code does."""
-    switch_from: Literal["best", "last"] = "last"
-    """The epoch of phase 1 that phase 2 takes its choices and weights from: lowest validation
-    loss, or the last."""
+    select_epoch: Literal["lowest_loss", "last"] = "last"
+    """The epoch of a phase that is tested, and that phase 2 takes its choices and weights from:
+    the one with the lowest validation loss, or the last."""
     carry_weights: bool = True
     """Phase 2 continues with the weights of phase 1; otherwise it starts from new ones."""
     choices: Literal["learned", "shuffled", "random", "majority"] = "learned"
@@ -194,7 +194,7 @@ _PUBLISHED = Config(
     clamp=10.0,
     double_softmax=True,
     evaluation_noise=True,
-    switch_from="best",
+    select_epoch="lowest_loss",
     carry_weights=False,
 )
 PRESETS: dict[str, Config] = {

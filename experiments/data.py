@@ -1,19 +1,17 @@
 """The data sets of the experiments as plain uint8 arrays, from wherever they can be had.
 
-`load(name)` looks, in this order, for `<data_dir>/<name>.npz`, a prepared TFDS folder (array_record,
-read without TensorFlow), the published raw files, TFDS preparing the folder itself (only where
-TensorFlow is installed) and a download of the raw files with TFDS's own checksums. What had to be
-decoded is kept as `.npz` in the cache directory. `digits` comes with scikit-learn and needs none
-of this. To make a file that another machine reads with numpy alone:
+`load(name)` looks, in this order, for `<data_dir>/<name>.npz`, a prepared TFDS folder (read without
+TensorFlow), the published raw files, TFDS preparing its folder (only where TensorFlow is installed)
+and a download of the raw files with TFDS's own checksums. What had to be decoded is kept as `.npz`
+in the cache directory. `digits` comes with scikit-learn and needs none of this. To make a file
+that another machine reads with numpy alone:
 
     python -m experiments.data mnist --data-dir ~/tensorflow_datasets --out mnist.npz
 """
 # mypy: disable-error-code="import-untyped"
 
 import argparse
-import contextlib
 import dataclasses
-import functools
 import gzip
 import hashlib
 import importlib.util
@@ -72,18 +70,14 @@ def _line(error: object) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
 
 
-_IDX_FILES = tuple(
-    f"{name}-ubyte"
-    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-)
-_CIFAR_FILES = tuple(
-    f"cifar-10-batches-bin/{name}.bin"
-    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-)
+_IDX_FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
+_IDX_FILES += ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
+_CIFAR_FILES = [f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)]
+_CIFAR_FILES += ["cifar-10-batches-bin/test_batch.bin"]
 
 
 def _parse_idx(files: Mapping[str, bytes]) -> list[np.ndarray]:
-    """The IDX format of MNIST: bytes 0, 0, 8 (uint8), rank; the shape as big-endian ints; values."""
+    """MNIST's IDX format: bytes 0, 0, 8 (uint8), rank; the shape, big-endian; the values."""
     arrays = []
     for (name, blob), rank in zip(files.items(), (3, 1, 3, 1), strict=True):
         start = 4 + 4 * rank
@@ -116,101 +110,80 @@ class Facts:
     Attributes:
       shape: of one input, (H, W, C).
       counts: training and test examples as published; a TFDS folder may hold fewer and say so.
+      class_names: in the order of the labels, separated by commas.
       url: the folder on the web that holds the packed files; empty for a bundled set.
-      packed: file name -> "sha256 bytes", both as in tensorflow_datasets/url_checksums.
-      plain: the unpacked file names, in the order `parse` expects -> sha256, None if not known.
-      parse: unpacked files -> arrays in the order of `ARRAYS`; ValueError if they are malformed.
+      packed: file name -> (sha256, bytes), both as in tensorflow_datasets/url_checksums.
+      plain: the unpacked file names, in the order `parse` expects -> sha256 or, not known, None.
+      parse: unpacked files -> arrays in the order of `ARRAYS`; ValueError if malformed.
     """
 
     shape: tuple[int, int, int]
     counts: tuple[int, int]
-    class_names: tuple[str, ...]
+    class_names: str
     scale: float = 255.0
     url: str = ""
-    packed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    packed: Mapping[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
     plain: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     parse: Callable[[Mapping[str, bytes]], list[np.ndarray]] = _parse_idx
 
 
-def _gz_table(*checksums: str) -> dict[str, str]:
-    return {f"{name}.gz": line for name, line in zip(_IDX_FILES, checksums, strict=True)}
+def _table(names: Iterable[str], lines: str) -> dict[str, tuple[str, int]]:
+    """Lines of `sha256 bytes`, one per name."""
+    words = lines.split()
+    rows = zip(words[::2], map(int, words[1::2]), strict=True)
+    return dict(zip(names, rows, strict=True))
 
+
+_GZ_FILES = [f"{name}.gz" for name in _IDX_FILES]
+# Of MNIST's unpacked files: only this tells them from Fashion-MNIST's, alike in name and size.
+_MNIST_SHA256 = """
+    ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db
+    65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5
+    0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7
+    ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"""
 
 DATASETS: Mapping[str, Facts] = {
     "mnist": Facts(
         shape=(28, 28, 1),
         counts=(60_000, 10_000),
-        class_names=tuple("0123456789"),
+        class_names="0,1,2,3,4,5,6,7,8,9",
         url="https://storage.googleapis.com/cvdf-datasets/mnist/",
-        packed=_gz_table(
-            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609 9912422",
-            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c 28881",
-            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6 1648877",
-            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6 4542",
+        packed=_table(
+            _GZ_FILES,
+            """440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609 9912422
+            3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c 28881
+            8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6 1648877
+            f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6 4542""",
         ),
-        # Fashion-MNIST gives its files the same names: with these hashes unpacked ones are told apart.
-        plain=dict(
-            zip(
-                _IDX_FILES,
-                (
-                    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-                    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-                    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-                    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-                ),
-                strict=True,
-            )
-        ),
+        plain=dict(zip(_IDX_FILES, _MNIST_SHA256.split(), strict=True)),
     ),
     "fashion_mnist": Facts(
         shape=(28, 28, 1),
         counts=(60_000, 10_000),
-        class_names=(
-            "T-shirt/top",
-            "Trouser",
-            "Pullover",
-            "Dress",
-            "Coat",
-            "Sandal",
-            "Shirt",
-            "Sneaker",
-            "Bag",
-            "Ankle boot",
-        ),
+        class_names="T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot",
         url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",  # the sha256 protects it
-        packed=_gz_table(
-            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84 26421880",
-            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845 29515",
-            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073 4422102",
-            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5 5148",
+        packed=_table(
+            _GZ_FILES,
+            """3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84 26421880
+            a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845 29515
+            346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073 4422102
+            67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5 5148""",
         ),
         plain=dict.fromkeys(_IDX_FILES),
     ),
     "cifar10": Facts(
         shape=(32, 32, 3),
         counts=(50_000, 10_000),
-        class_names=(
-            "airplane",
-            "automobile",
-            "bird",
-            "cat",
-            "deer",
-            "dog",
-            "frog",
-            "horse",
-            "ship",
-            "truck",
-        ),
+        class_names="airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck",
         url="https://www.cs.toronto.edu/~kriz/",
-        packed={
-            "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd 170052171",
-        },
+        packed=_table(
+            ["cifar-10-binary.tar.gz"],
+            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd 170052171",
+        ),
         plain=dict.fromkeys(_CIFAR_FILES),
         parse=_parse_cifar10,
     ),
-    "digits": Facts(
-        shape=(8, 8, 1), counts=(1_437, 360), class_names=tuple("0123456789"), scale=16.0
-    ),
+    "digits": Facts((8, 8, 1), (1_437, 360), "0,1,2,3,4,5,6,7,8,9", scale=16.0),
 }
 
 
@@ -221,18 +194,18 @@ def load(
     cache_dir: str | os.PathLike[str] | None = None,
     download: bool = True,
 ) -> Dataset:
-    """Loads one of `DATASETS`; the places searched and their order are in the module's docstring.
+    """Loads one of `DATASETS`; the module's docstring says where from.
 
     Args:
       name: a key of `DATASETS`.
-      data_dir: holds `<name>.npz`, `<name>/<version>/` as TFDS prepares it, or raw files, here or in
-        `<name>/`. Default: the variable TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      data_dir: holds `<name>.npz`, `<name>/<version>/` as TFDS prepares it, or raw files (or
+        `<name>/` does). Default: the variable TFDS_DATA_DIR, else ~/tensorflow_datasets.
       cache_dir: for decoded arrays and downloads. Default: the variable SMARTMIXED_CACHE, else
         `smartmixed-jax` in XDG_CACHE_HOME or ~/.cache. If it cannot be written, nothing is kept.
       download: False forbids any use of the network.
 
     Returns:
-      The data set, checked: dtypes, shapes, label range.
+      The data set, its dtypes, shapes and value ranges checked.
 
     Raises:
       DataError: unknown name, damaged or mismatched files, or neither data nor network (in < 5 s).
@@ -257,12 +230,12 @@ def _load_local(name: str, folder: Path, cache: Path) -> Dataset | None:
         dataset = read_npz(name, npz)
         return dataclasses.replace(dataset, source=f"{npz} ({dataset.source})")
     if prepared := _find_prepared(folder / name):
-        return _load_prepared(name, prepared, cache)
+        return _cached(name, prepared, cache, _read_prepared)
     if paths := _find_raw(name, folder):
-        return _cached(name, paths, cache, functools.partial(_read_raw, name, paths))
+        return _cached(name, paths, cache, _read_raw)
     if paths := _find_raw(name, cache):
         try:
-            return _cached(name, paths, cache, functools.partial(_read_raw, name, paths))
+            return _cached(name, paths, cache, _read_raw)
         except DataError as error:  # an old download, not the user's file: fetch it anew
             LOG.warning("%s", error)
     return None
@@ -270,23 +243,19 @@ def _load_local(name: str, folder: Path, cache: Path) -> Dataset | None:
 
 def _load_remote(name: str, folder: Path, cache: Path, download: bool) -> Dataset:
     facts = DATASETS[name]
-    problem = "downloading is switched off"
-    if download:
-        problem = _unreachable(facts.url + next(iter(facts.packed)))
-    if problem:
+    archive = facts.url + next(iter(facts.packed))
+    if problem := _unreachable(archive) if download else "downloading is switched off":
+        size = sum(size for _, size in facts.packed.values()) / 1e6
         raise DataError(
-            f"{name}: no data in {folder} (no {name}.npz, prepared TFDS folder or complete raw files)"
-            f" and no network ({problem}); copy a prepared TFDS folder there,"
-            " set TFDS_DATA_DIR or --data-dir, or connect"
+            f"{name}: no data in {folder} (no {name}.npz, prepared TFDS folder or raw files) and no"
+            f" network ({problem}); copy a prepared TFDS folder there, set TFDS_DATA_DIR or"
+            f" --data-dir, or connect (to download {size:.0f} MB)"
         )
     if _importable("tensorflow", "tensorflow_datasets") and (prepared := _prepare(name, folder)):
-        return _load_prepared(name, prepared, cache)
-    with contextlib.ExitStack() as stack:
-        target = cache / name
-        if not _writable(target):
-            target = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        paths = _download(name, target)
-        return _cached(name, paths, cache, functools.partial(_read_raw, name, paths))
+        return _cached(name, prepared, cache, _read_prepared)
+    with tempfile.TemporaryDirectory() as temporary:
+        paths = _download(name, cache / name if _writable(cache / name) else Path(temporary))
+        return _cached(name, paths, cache, _read_raw)
 
 
 def _load_bundled(name: str) -> Dataset:
@@ -305,6 +274,7 @@ def _load_bundled(name: str) -> Dataset:
 def _dataset(name: str, arrays: Sequence[np.ndarray], source: str) -> Dataset:
     """Checks `arrays` (in the order of `ARRAYS`) against the facts; DataError where they differ."""
     facts = DATASETS[name]
+    names = tuple(facts.class_names.split(","))
     where = f"of {name} from {source}"
     for inputs, labels in (arrays[:2], arrays[2:]):
         if inputs.dtype != np.uint8 or inputs.shape[1:] != facts.shape or not len(inputs):
@@ -317,10 +287,8 @@ def _dataset(name: str, arrays: Sequence[np.ndarray], source: str) -> Dataset:
                 f"labels {where} are {labels.dtype} {list(labels.shape)}, "
                 f"expected integers [{len(inputs)}]"
             )
-        for what, values, top in (
-            ("inputs", inputs, int(facts.scale)),
-            ("labels", labels, len(facts.class_names) - 1),
-        ):
+        limits = (("inputs", inputs, int(facts.scale)), ("labels", labels, len(names) - 1))
+        for what, values, top in limits:
             if values.min() < 0 or values.max() > top:
                 raise DataError(
                     f"{what} {where} lie in [{values.min()}, {values.max()}], expected [0, {top}]"
@@ -330,29 +298,18 @@ def _dataset(name: str, arrays: Sequence[np.ndarray], source: str) -> Dataset:
         key: np.ascontiguousarray(array, dtype)
         for key, array, dtype in zip(ARRAYS, arrays, dtypes, strict=True)
     }
-    return Dataset(
-        name=name, **fields, class_names=facts.class_names, scale=facts.scale, source=source
-    )
-
-
-# --- npz files and the cache ---
+    return Dataset(name=name, **fields, class_names=names, scale=facts.scale, source=source)
 
 
 def write_npz(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     """Writes every field of `dataset` to `path`, whole or not at all; OSError if it cannot."""
     path = Path(path)
-    temporary = path.with_name(
-        f".{path.name}.{uuid.uuid4().hex}.tmp"
-    )  # same disk, so replace works
+    fields: dict[str, Any] = {key: np.asarray(value) for key, value in vars(dataset).items()}
+    # In the same folder, or it could not be moved to its place in one step.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "wb") as file:
-            np.savez(
-                file,
-                **{
-                    field.name: np.asarray(getattr(dataset, field.name))
-                    for field in dataclasses.fields(dataset)
-                },
-            )
+            np.savez(file, allow_pickle=False, **fields)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -371,10 +328,11 @@ def read_npz(name: str, path: str | os.PathLike[str]) -> Dataset:
     return _dataset(name, arrays, source)
 
 
-def _cached(
-    name: str, files: Sequence[Path], cache: Path, decode: Callable[[], Dataset]
-) -> Dataset:
-    """`decode()`, or what it gave last time if `files` have kept place, size and time since."""
+Read = Callable[[str, Sequence[Path]], Dataset]
+
+
+def _cached(name: str, files: Sequence[Path], cache: Path, read: Read) -> Dataset:
+    """`read(name, files)`, or what it gave last time if the files kept place, size and time."""
     state = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     path = cache / f"{name}-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}.npz"
     if path.is_file():
@@ -382,7 +340,7 @@ def _cached(
             return read_npz(name, path)
         except DataError as error:
             LOG.warning("%s; decoding again", error)
-    dataset = decode()
+    dataset = read(name, files)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         write_npz(dataset, path)
@@ -391,35 +349,28 @@ def _cached(
     return dataset
 
 
-# --- prepared TFDS folders ---
-
-
-def _find_prepared(root: Path) -> Path | None:
-    """The newest `<root>/<version>` in array_record format, without importing TFDS."""
-    infos = [
-        path
+def _find_prepared(root: Path) -> list[Path] | None:
+    """The files of the newest `<root>/<version>` in array_record format, without importing TFDS."""
+    infos = {
+        tuple(map(int, path.parent.name.split("."))): path
         for path in root.glob("*/dataset_info.json")
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
-    ]
-    for path in sorted(infos, key=lambda path: [*map(int, path.parent.name.split("."))])[::-1]:
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)  # not `3.0.1.incompleteXYZ`
+    }
+    for _, path in sorted(infos.items(), reverse=True):
         try:
             file_format = json.loads(path.read_text()).get("fileFormat", "tfrecord")
         except (ValueError, AttributeError) as error:
             raise DataError(f"{path} is damaged ({_line(error)}); copy it again") from error
         if file_format == "array_record":
-            return path.parent
+            return sorted(path.parent.iterdir())
         LOG.warning(
             "%s skipped: %s, only array_record is read without TensorFlow", path.parent, file_format
         )
     return None
 
 
-def _load_prepared(name: str, folder: Path, cache: Path) -> Dataset:
-    files = sorted(folder.iterdir())
-    return _cached(name, files, cache, functools.partial(_read_prepared, name, folder))
-
-
-def _read_prepared(name: str, folder: Path) -> Dataset:
+def _read_prepared(name: str, files: Sequence[Path]) -> Dataset:
+    folder = files[0].parent
     try:
         import array_record.python.array_record_module  # noqa: F401  TFDS imports it only on use
         import PIL.Image  # noqa: F401
@@ -433,10 +384,8 @@ def _read_prepared(name: str, folder: Path) -> Dataset:
     try:
         # From the directory, not by name: takes any version and can never reach for the network.
         builder = tfds.builder_from_directory(folder)
-        arrays = [
-            *_read_split(builder, "train", DATASETS[name].shape),
-            *_read_split(builder, "test", DATASETS[name].shape),
-        ]
+        shape = DATASETS[name].shape
+        arrays = [*_read_split(builder, "train", shape), *_read_split(builder, "test", shape)]
     except DataError:
         raise
     except Exception as error:  # TFDS raises what its parsers raise
@@ -453,10 +402,8 @@ def _read_split(builder: Any, split: str, shape: tuple[int, ...]) -> tuple[np.nd
     from array_record.python import array_record_module
 
     info = builder.info.splits[split]
-    images, labels = (
-        np.empty((info.num_examples, *shape), np.uint8),
-        np.empty(info.num_examples, int),
-    )
+    images = np.empty((info.num_examples, *shape), np.uint8)
+    labels = np.empty(info.num_examples, np.int64)
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     row, source = 0, builder.as_data_source(split, deserialize_method=raw)
     for shard in info.file_instructions:  # shard by shard, so that an error can name the file
@@ -494,9 +441,6 @@ def _decode_example(record: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, 
     return image, features["label"].int64_list.value[0]
 
 
-# --- published raw files ---
-
-
 def _find_raw(name: str, folder: Path) -> list[Path] | None:
     """All packed or all unpacked files of a set, in `<folder>/<name>` or in `folder`."""
     for place in (folder / name, folder):
@@ -513,7 +457,7 @@ def _read_raw(name: str, paths: Sequence[Path]) -> Dataset:
     for path, plain in zip(paths, facts.plain, strict=False):  # one archive may hold them all
         blob = path.read_bytes()
         if path.name in facts.packed:
-            _verify(path, blob, facts.packed[path.name].split()[0])
+            _verify(path, blob, facts.packed[path.name][0])
             files |= _unpack(path.name, blob, facts.plain)
         else:
             _verify(path, blob, facts.plain[plain])
@@ -546,7 +490,13 @@ def _unpack(name: str, blob: bytes, wanted: Iterable[str]) -> dict[str, bytes]:
         return {file: member.read() for file, member in members.items() if member}
 
 
-# --- the network ---
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
 
 
 def _importable(*modules: str) -> bool:
@@ -574,7 +524,7 @@ def _unreachable(url: str) -> str | None:
     return reason and f"{urllib.parse.urlsplit(url).hostname}: {reason}"
 
 
-def _prepare(name: str, folder: Path) -> Path | None:
+def _prepare(name: str, folder: Path) -> list[Path] | None:
     """Lets TFDS (with TensorFlow) prepare `<folder>/<name>`; None, with a note, if it cannot."""
     import tensorflow_datasets as tfds
 
@@ -592,18 +542,14 @@ def _download(name: str, folder: Path) -> list[Path]:
 
     facts = DATASETS[name]
     fetch = pooch.HTTPDownloader(timeout=TIMEOUTS, chunk_size=1 << 20)
-    for file, checksum in facts.packed.items():
+    for file, (sha256, _) in facts.packed.items():
         try:
-            known_hash = f"sha256:{checksum.split()[0]}"
-            pooch.retrieve(facts.url + file, known_hash, file, folder, downloader=fetch)
+            pooch.retrieve(facts.url + file, f"sha256:{sha256}", file, folder, downloader=fetch)
         except (ValueError, OSError) as error:
             raise DataError(
                 f"{name}: download of {facts.url + file} failed ({_line(error)})"
             ) from error
     return [folder / file for file in facts.packed]
-
-
-# --- use ---
 
 
 def stratified_split(
@@ -633,30 +579,19 @@ def stratified_split(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.data", description="Load a data set."
-    )
+    parser = argparse.ArgumentParser(description="Loads a data set; --out keeps it as one file.")
     parser.add_argument("name", help=", ".join(DATASETS))
     parser.add_argument("--data-dir", help="default: TFDS_DATA_DIR, else ~/tensorflow_datasets")
-    parser.add_argument(
-        "--cache-dir", help="default: SMARTMIXED_CACHE, else ~/.cache/smartmixed-jax"
-    )
-    parser.add_argument("--no-download", action="store_true", help="never use the network")
+    parser.add_argument("--cache-dir", help="default: SMARTMIXED_CACHE, else ~/.cache/...")
     parser.add_argument("--out", help="write the arrays to this .npz file")
     options = parser.parse_args(arguments)
     try:
-        dataset = load(
-            options.name,
-            options.data_dir,
-            cache_dir=options.cache_dir,
-            download=not options.no_download,
-        )
+        dataset = load(options.name, options.data_dir, cache_dir=options.cache_dir)
         for key in ARRAYS:
-            print(f"{key:<12} {getattr(dataset, key).dtype} {list(getattr(dataset, key).shape)}")
-        print(f"source       {dataset.source}")
+            print(f"{key} {getattr(dataset, key).dtype} {list(getattr(dataset, key).shape)}")
+        print(f"source: {dataset.source}")
         if options.out:
             write_npz(dataset, options.out)
-            print(f"written      {options.out}")
     except (DataError, OSError) as error:
         sys.exit(str(error))
 

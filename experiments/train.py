@@ -367,6 +367,11 @@ def _batches(program: Program, size: int, seed: jax.Array, epoch: jax.Array) -> 
 # Evaluation
 
 
+def selected(config: Config, state: State) -> Params:
+    """The parameters of a phase that are tested and carried on."""
+    return state.params if config.select_epoch == "last" else state.best_params
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def evaluate(
     program: Program,

@@ -1,0 +1,62 @@
+"""A progress bar with loss, score and time left; plain lines where there is no terminal."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+import rich.progress
+
+from experiments.config import Config, phases
+
+LINE_SECONDS = 10.0
+"""Without a terminal, a line at most this often."""
+
+
+class Progress:
+    """Shows the epochs of one run; `update` takes a row of metrics.jsonl."""
+
+    def __init__(self, config: Config, enabled: bool = True) -> None:
+        self._title = f"{config.task} {config.method} seed {config.seed}"
+        self._total = sum(phase.epochs for phase in phases(config))
+        self._regression = config.is_regression
+        self._enabled = enabled
+        self._bar: rich.progress.Progress | None = None
+        self._last_line = 0.0
+        if enabled and sys.stdout.isatty():
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TextColumn("{task.fields[metrics]}"),
+                rich.progress.TimeRemainingColumn(),
+            )
+
+    def __enter__(self) -> "Progress":
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task(self._title, total=self._total, metrics="compiling")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, row: dict[str, Any]) -> None:
+        """One epoch is done."""
+        text = f"loss {row['train_loss']:.4g}  validation {row['validation_loss']:.4g}"
+        if not self._regression:
+            text += f"  accuracy {100 * row['validation_score']:.2f} %"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=row["epoch"], metrics=f"{row['phase']} {text}")
+        elif self._enabled:
+            now = time.monotonic()
+            if now - self._last_line >= LINE_SECONDS or row["epoch"] == self._total:
+                self._last_line = now
+                head = f"{self._title}: epoch {row['epoch']}/{self._total} {row['phase']}"
+                print(f"{head}  {text}", flush=True)

@@ -1,0 +1,138 @@
+"""Tables of finished runs, read from their folders: `python -m experiments.report FOLDER ...`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from experiments.config import Config, from_json
+
+
+def load(folder: Path) -> tuple[Config, dict[str, Any]]:
+    """The config and summary of a finished run; ValueError if it is not one."""
+    try:
+        config = from_json((folder / "config.json").read_text())
+        return config, json.loads((folder / "summary.json").read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} holds no finished run: {error.filename} is missing") from None
+
+
+def test_score(config: Config, summary: dict[str, Any]) -> float:
+    """Of the last phase: test accuracy in %, or the normalised test error MSE / Var y."""
+    last = summary["phases"][-1]
+    return last["test_normalized_error"] if config.is_regression else 100 * last["test_score"]
+
+
+def format_score(config: Config, score: float) -> str:
+    return f"{score:.2e}" if config.is_regression else f"{score:.2f} %"
+
+
+def describe(folder: Path) -> str:
+    """One run: its phases, what the switch cost, and what each layer chose."""
+    config, summary = load(folder)
+    widths = "-".join(map(str, config.widths))
+    parts = [
+        f"{config.task}, {config.preset}, {config.method}, hidden {widths}, seed {config.seed} "
+        f"({summary['seconds']:.0f} s, {summary['environment']['device']})",
+        _phase_table(config, summary),
+    ]
+    if summary["switch"]:
+        parts += [_switch_line(config, summary["switch"]), _layer_table(summary["switch"])]
+    return "\n\n".join(parts)
+
+
+def _phase_table(config: Config, summary: dict[str, Any]) -> str:
+    rows = []
+    for phase in summary["phases"]:
+        row = {
+            "phase": phase["name"],
+            "epochs": phase["epochs"],
+            "tested epoch": phase["tested_epoch"],
+            "validation loss": f"{phase['validation_loss']:.4g}",
+        }
+        if config.is_regression:
+            row["test error"] = f"{phase['test_normalized_error']:.2e}"
+            row["outside"] = f"{phase['outside_normalized_error']:.2e}"
+        else:
+            row["validation accuracy"] = f"{100 * phase['validation_score']:.2f} %"
+            row["test accuracy"] = f"{100 * phase['test_score']:.2f} %"
+        rows.append(row)
+    table = tabulate(rows, headers="keys", disable_numparse=True)
+    return table + ("\nerrors are MSE / Var y" if config.is_regression else "")
+
+
+def _switch_line(config: Config, switch: dict[str, Any]) -> str:
+    names = {
+        "noise": "noise on",
+        "argmax": "argmax",
+        "expectation": "expectation",
+        "fixed": "after fixing",
+        "start": "start of phase 2",
+    }
+    scale, unit = (1.0, "") if config.is_regression else (100.0, " %")
+    values = (f"{label} {scale * switch[name]:.4g}{unit}" for name, label in names.items())
+    kind = "MSE" if config.is_regression else "accuracy"
+    return f"the switch, validation {kind}: " + ", ".join(values)
+
+
+def _layer_table(switch: dict[str, Any]) -> str:
+    rows = [
+        {
+            "layer": str(number + 1),
+            "neurons": layer["features"],
+            **{name: f"{100 * share:.0f} %" for name, share in layer["shares"].items()},
+            "confidence": f"{layer['max_probability']:.2f}",
+            "undecided": f"{100 * layer['undecided']:.0f} %",
+        }
+        for number, layer in enumerate(switch["layers"].values())
+    ]
+    note = "confidence: mean largest probability; undecided: neurons where it is below 1/2"
+    return tabulate(rows, headers="keys", disable_numparse=True) + f"\n{note}"
+
+
+def compare(folders: Sequence[Path]) -> str:
+    """Runs of one task: test score per method and seed; the best uniform network by validation."""
+    runs = [load(folder) for folder in folders]
+    config = runs[0][0]
+    seeds = sorted({run.seed for run, _ in runs})
+    scores: dict[str, dict[int, float]] = {}
+    validation: dict[str, dict[int, float]] = {}
+    for run, summary in runs:
+        method = run.method if run.choices == "learned" else f"{run.method} ({run.choices})"
+        scores.setdefault(method, {})[run.seed] = test_score(run, summary)
+        loss = summary["phases"][-1]["validation_loss"]
+        validation.setdefault(method, {})[run.seed] = loss
+    rows = [
+        [method, *(format_score(config, by_seed[seed]) for seed in seeds)]
+        for method, by_seed in scores.items()
+    ]
+    uniform = [method for method in scores if method.startswith("uniform:")]
+    if uniform:
+        best = [min(uniform, key=lambda method: validation[method][seed]) for seed in seeds]
+        chosen = (
+            f"{format_score(config, scores[method][seed])} ({method.removeprefix('uniform:')})"
+            for method, seed in zip(best, seeds, strict=True)
+        )
+        rows.append(["best uniform, by validation", *chosen])
+    unit = "normalised test error, MSE / Var y" if config.is_regression else "test accuracy"
+    headers = ["method", *(f"seed {seed}" for seed in seeds)]
+    return f"{config.task}: {unit}\n\n" + tabulate(rows, headers, disable_numparse=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    try:
+        folders = [Path(argument) for argument in arguments]
+        print("\n\n".join(describe(folder) for folder in folders))
+        if len(folders) > 1:
+            print("\n" + compare(folders))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
