@@ -8,7 +8,6 @@ that another machine reads with numpy alone:
 
     python -m experiments.data mnist --data-dir ~/tensorflow_datasets --out mnist.npz
 """
-# mypy: disable-error-code="import-untyped"
 
 import argparse
 import dataclasses
@@ -271,11 +270,11 @@ def _load_bundled(name: str) -> Dataset:
     )
 
 
-def _dataset(name: str, arrays: Sequence[np.ndarray], source: str) -> Dataset:
+def _dataset(name: str, arrays: Sequence[np.ndarray], source: str, where: str = "") -> Dataset:
     """Checks `arrays` (in the order of `ARRAYS`) against the facts; DataError where they differ."""
     facts = DATASETS[name]
     names = tuple(facts.class_names.split(","))
-    where = f"of {name} from {source}"
+    where = f"of {name} from {where or source}"
     for inputs, labels in (arrays[:2], arrays[2:]):
         if inputs.dtype != np.uint8 or inputs.shape[1:] != facts.shape or not len(inputs):
             raise DataError(
@@ -318,14 +317,15 @@ def write_npz(dataset: Dataset, path: str | os.PathLike[str]) -> None:
 def read_npz(name: str, path: str | os.PathLike[str]) -> Dataset:
     """Reads what `write_npz` wrote; DataError if the file is damaged or holds another data set."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because np.load leaves a damaged file open.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays, source = [file[key] for key in ARRAYS], str(file["source"])
     except Exception as error:  # a damaged zip raises any of a dozen unrelated types
         raise DataError(
             f"{name}: {path} is damaged or not made by experiments.data"
             f" ({_line(error)}); delete it or make it anew"
         ) from error
-    return _dataset(name, arrays, source)
+    return _dataset(name, arrays, source, where=str(path))
 
 
 Read = Callable[[str, Sequence[Path]], Dataset]
@@ -416,9 +416,9 @@ def _read_split(builder: Any, split: str, shape: tuple[int, ...]) -> tuple[np.nd
                 raise ValueError(
                     f"{found} records, dataset_info.json says {shard.examples_in_shard}"
                 )
-            for start in range(row, row + found, BATCH):
-                batch = range(start, min(start + BATCH, row + found))
-                for record in source.__getitems__(batch):
+            stop = row + found
+            while row < stop:
+                for record in source.__getitems__(range(row, min(row + BATCH, stop))):
                     images[row], labels[row] = _decode_example(record, shape)
                     row += 1
         except Exception as error:
@@ -546,6 +546,8 @@ def _download(name: str, folder: Path) -> list[Path]:
         try:
             pooch.retrieve(facts.url + file, f"sha256:{sha256}", file, folder, downloader=fetch)
         except (ValueError, OSError) as error:
+            if (response := getattr(error, "response", None)) is not None:
+                response.close()  # pooch leaves the socket of a 404 open
             raise DataError(
                 f"{name}: download of {facts.url + file} failed ({_line(error)})"
             ) from error

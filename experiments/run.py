@@ -126,7 +126,8 @@ def _train_phase(
         position = position._replace(epoch=epoch + 1)
         done = _epochs_done(config, position)
         metrics = jax.device_get(metrics)
-        _require_finite(metrics.pop("step_losses"), spec.name, done, program.steps)
+        step_losses = metrics.pop("step_losses")
+        _require_finite(step_losses, spec.name, done, program.steps)
         if spec.name == "selective":
             layers = summarize(program.model(state.params, rest))
         row = {
@@ -134,6 +135,8 @@ def _train_phase(
             "phase": spec.name,
             "phase_epoch": epoch + 1,
             **{name: float(value) for name, value in metrics.items()},
+            "first_step_loss": float(step_losses[0]),
+            "lowest_step_loss": float(step_losses.min()),
             "seconds": time.monotonic() - begun,
             "layers": layers,
         }

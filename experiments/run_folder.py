@@ -132,10 +132,10 @@ class Checkpoints:
 
     def restore(self, epochs: int, state: Any) -> Any:
         """The saved state in the structure of `state`."""
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-            _named_leaves(state),
-        )
+        target = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for name, leaf in _named_leaves(state).items()
+        }
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         leaves = self._manager.restore(epochs, args=args).state
         return jax.tree.unflatten(jax.tree.structure(state), [leaves[name] for name in target])

@@ -110,12 +110,15 @@ def gumbel_rao(
     logits, temperature = _check("gumbel_rao", logits, temperature)
     choice_key, conditional_key = jax.random.split(_require_key("gumbel_rao", key))
     choices = jax.random.categorical(choice_key, logits, axis=-1)
-    one_hot = jax.nn.one_hot(choices, logits.shape[-1], dtype=jnp.bool_)
+    one_hot = jax.nn.one_hot(choices, logits.shape[-1], dtype=jnp.bool_)[None]
     # Conditioned on the argmax c: the largest of logits + ε is Gumbel(logsumexp), and the
     # others are Gumbels truncated there. E ~ Exp(1) throughout.
     exponential = jax.random.exponential(
         conditional_key, (num_samples, *logits.shape), logits.dtype
     )
+    # One uniform in 2^23 is exactly 0, and its logarithm would make the weights NaN.
+    exponential = jnp.maximum(exponential, jnp.finfo(logits.dtype).tiny)
+    logits = logits[None]
     log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     winner = jnp.sum(jnp.where(one_hot, exponential, 0), axis=-1, keepdims=True)
     top = log_total - jnp.log(winner)
@@ -159,7 +162,7 @@ def deterministic(
     Of equal logits the first wins. Args and shapes as `gumbel_straight_through`; key and
     temperature are ignored.
     """
-    logits = jax.lax.stop_gradient(logits)
+    logits, _ = _check("deterministic", jax.lax.stop_gradient(logits), 1.0)
     choices = jnp.argmax(logits, axis=-1)
     return Selection(jax.nn.one_hot(choices, logits.shape[-1], dtype=logits.dtype), choices)
 
@@ -182,7 +185,7 @@ def _check(
             f"{where}: logits must be a float array [N, K], got {logits.dtype}{list(logits.shape)}"
         )
     check_temperature(where, temperature, minimum)
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    dtype = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
     return logits.astype(dtype), jnp.asarray(temperature, dtype)
 
 

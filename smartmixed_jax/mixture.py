@@ -53,6 +53,11 @@ def mix(x: jax.Array, selection: Selection, pool: ActivationPool, *, axis: int =
             f"mix: x{list(x.shape)} on axis {axis} and a pool of {len(pool)} need weights "
             f"{[x.shape[axis], len(pool)]}, got {list(weights.shape)}"
         )
+    if choices is not None and choices.shape != (x.shape[axis],):
+        raise ValueError(
+            f"mix: x{list(x.shape)} on axis {axis} needs choices {[x.shape[axis]]}, "
+            f"got {list(choices.shape)}"
+        )
     if choices is None:
         return _weighted_sum(pool, axis, x, weights).astype(x.dtype)
     return _hard_mix(pool, axis, x, weights, choices)
@@ -178,7 +183,7 @@ def _weighted_sum(
     pool: ActivationPool, axis: int, x: jax.Array, weights: jax.Array
 ) -> jax.Array:
     """Σ_k weights[n, k] · f_k(x) in at least float32."""
-    dtype = jnp.promote_types(jnp.promote_types(x.dtype, weights.dtype), jnp.float32)
+    dtype = jnp.float64 if jnp.float64 in (x.dtype, weights.dtype) else jnp.float32
     terms = (
         _along(axis, x.ndim, weights[:, k].astype(dtype)) * _evaluate(pool, k, x).astype(dtype)
         for k in range(len(pool))

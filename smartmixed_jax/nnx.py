@@ -94,7 +94,7 @@ class SelectiveActivation(nnx.Module):
         self.axis = axis
         self.deterministic = deterministic
         self.dtype = dtype
-        key = rngs.params() if isinstance(rngs, nnx.Rngs) else rngs()
+        key = rngs.params() if isinstance(rngs, nnx.Rngs) else _stream(rngs)()
         self.logits = SelectionLogits(logits_init(key, (features, len(pool)), param_dtype))
         self.rngs = _stream(rngs).fork() if keep_rngs else nnx.data(None)
 
@@ -200,7 +200,9 @@ def fix_choices(model: ModuleType) -> ModuleType:
     Raises:
         ValueError: the model holds no SelectiveActivation, or is traced.
     """
-    fixed: dict[int, MixedActivation] = {}
+    # Each layer is held beside its replacement: in tree mode the nodes are temporary, and the id
+    # of a freed one is given to the next.
+    fixed: dict[int, tuple[SelectiveActivation, MixedActivation]] = {}
 
     def replace(path: Any, node: Any) -> Any:
         if not isinstance(node, SelectiveActivation):
@@ -213,7 +215,7 @@ def fix_choices(model: ModuleType) -> ModuleType:
                 f"fix_choices: {_name(path)} holds logits {list(logits.shape)}, expected "
                 f"{[node.features, len(node.pool)]}; layers stacked by nnx.vmap cannot be fixed"
             )
-        return fixed.setdefault(id(node), node.fix())
+        return fixed.setdefault(id(node), (node, node.fix()))[1]
 
     result = nnx.recursive_map(replace, nnx.clone(model))
     if not fixed:

@@ -129,8 +129,9 @@ def _standardized(name: str, function: Activation) -> Activation:
     density /= density.sum()
     with jax.ensure_compile_time_eval():
         y = np.asarray(function(jnp.asarray(x, jnp.float32)), np.float64)
-    mean = float(density @ y)
-    deviation = math.sqrt(float(density @ (y - mean) ** 2))
+    with np.errstate(all="ignore"):
+        mean = float(density @ y)
+        deviation = math.sqrt(float(density @ (y - mean) ** 2))
     if not (math.isfinite(mean) and math.isfinite(deviation)):
         raise ValueError(
             f"variance_matched: {name!r} has mean {mean} and standard deviation {deviation} "

@@ -80,12 +80,14 @@ def switch_report(
         Σ_k softmax(logits)_k f_k(x) in every layer; `fixed`, after `fix_choices`. `argmax` and
         `fixed` are the same function.
     """
+    # Dropout and batch statistics in evaluation mode in all four: only the selection differs.
+    model = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
+    noise = nnx.view(model, only=SelectiveActivation, deterministic=False)
+    expectation = nnx.view(noise, only=SelectiveActivation, estimator=soft_mixture, temperature=1.0)
     return {
-        "noise": score(nnx.view(model, deterministic=False), rngs),
-        "argmax": score(nnx.view(model, deterministic=True), rngs),
-        "expectation": score(
-            nnx.view(model, deterministic=False, estimator=soft_mixture, temperature=1.0), rngs
-        ),
+        "noise": score(noise, rngs),
+        "argmax": score(model, rngs),
+        "expectation": score(expectation, rngs),
         "fixed": score(fix_choices(model), rngs),
     }
 

@@ -65,6 +65,8 @@ class FunctionTable:
         try:
             record = json.loads(text)
             names, choices = tuple(record["pool"]), record["choices"]
+            if not isinstance(choices, list) or not all(type(choice) is int for choice in choices):
+                raise ValueError("choices must be a list of integers")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"FunctionTable.from_json: no function table: {text[:60]!r}") from error
         if names != pool.names:

@@ -1,0 +1,73 @@
+# make demo           both phases on real digits and on one function, figures under runs/demo
+# make test           lint, types and tests, NNX graph mode and tree mode
+# make test-versions  the tests on every Python 3.11 and 3.12 found
+# make clean          removes the environments; runs stay
+
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+CANDIDATES := $(PYTHON) python3 python3.12 python3.11 \
+	$(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python3.12) \
+	$(wildcard $(HOME)/.pyenv/versions/3.11.*/bin/python3.11)
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
+# The first interpreter that starts and is supported: a name on the path may be a broken shim.
+FOUND = $(firstword $(foreach p,$(CANDIDATES),$(shell $(p) -c "$(SUPPORTED)" 2>/dev/null && command -v $(p))))
+
+.PHONY: demo test lint types tests tests-tree test-versions clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m experiments.demo
+
+test: lint types tests tests-tree
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+tests: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+# The part of the suite that touches NNX, in the mode that Flax announces as its future default.
+tests-tree: $(VENV)/.dev
+	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(BIN)/python -m pytest
+
+test-versions:
+	@set -e; for version in 3.11 3.12; do \
+	  python=""; \
+	  for p in python$$version $(HOME)/.pyenv/versions/$$version.*/bin/python$$version; do \
+	    if $$p -c "" 2>/dev/null; then python=$$p; break; fi; \
+	  done; \
+	  if [ -z "$$python" ]; then echo "Python $$version: not found, skipped"; continue; fi; \
+	  echo "Python $$version: $$python"; \
+	  $(MAKE) --no-print-directory VENV=.venv-$$version PYTHON=$$python tests tests-tree; \
+	done
+
+$(VENV)/.demo: requirements.txt pyproject.toml | $(BIN)/python
+	$(call install,-r requirements.txt -e .)
+	@touch $@
+
+$(VENV)/.dev: requirements.txt requirements-dev.txt pyproject.toml | $(BIN)/python
+	$(call install,-r requirements-dev.txt -e .)
+	@touch $@ $(VENV)/.demo
+
+$(BIN)/python:
+	@if [ -z "$(FOUND)" ]; then \
+	  echo "No Python 3.11 or 3.12 found. On Debian or Ubuntu: sudo apt install python3 python3-venv;"; \
+	  echo "or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; fi
+	@$(FOUND) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "$(FOUND) cannot make a virtual environment. On Debian or Ubuntu: sudo apt install python3-venv"; \
+	  exit 1; }
+
+# uv installs in seconds; plain pip does the same slowly where uv is not to be had.
+define install
+@echo "Installing into $(VENV) ..."
+@if $(BIN)/python -m pip install -q uv; \
+	then $(BIN)/python -m uv pip install -q --python $(BIN)/python $(1); \
+	else $(BIN)/python -m pip install -q $(1); fi
+endef
+
+clean:
+	rm -rf .venv .venv-*

@@ -1,0 +1,62 @@
+"""`make demo`: both phases on real digits and on one function, beside every uniform network.
+
+Two seeds each, all on this machine, nothing to download. Running it again draws everything from
+the finished run folders.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments import plots, report
+from experiments.config import POOLS, Config, default_config
+from experiments.run import run, run_folder_of
+
+TASKS = ("digits", "function:product_sine")
+SEEDS = (0, 1)
+
+
+def configs(task: str, root: Path) -> list[Config]:
+    """The two-phase runs of a task, then its uniform baselines, seed by seed."""
+    base = default_config("recommended", task)
+    methods = ("two_phase", *(f"uniform:{name}" for name in POOLS[base.pool].names))
+    runs = []
+    for method in methods:
+        for seed in SEEDS:
+            config = dataclasses.replace(base, method=method, seed=seed)
+            folder = root / run_folder_of(config).relative_to("runs")
+            runs.append(dataclasses.replace(config, run_dir=str(folder)))
+    return runs
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Trains, prints the tables, draws the figures."""
+    root = Path(arguments[0] if arguments else "runs/demo")
+    planned = {task: configs(task, root) for task in TASKS}
+    count, seconds = sum(map(len, planned.values())), 0.0
+    print(f"{count} training runs: {', '.join(TASKS)}; seeds {', '.join(map(str, SEEDS))}\n")
+    pictures: list[Path] = []
+    for task, runs in planned.items():
+        begun = time.monotonic()
+        for config in runs:
+            run(config)
+        seconds += time.monotonic() - begun
+        folders = [run_folder_of(config) for config in runs]
+        two_phase = folders[: len(SEEDS)]
+        print("\n" + report.describe(two_phase[0]))
+        print("\n" + report.compare(folders) + "\n")
+        for folder in two_phase:
+            pictures += plots.draw_figures(folder)
+        name = f"comparison_{task.removeprefix('function:')}"
+        pictures += plots.draw_comparison(folders, root / "figures" / f"{name}.png")
+    print(f"Training {count} networks took {seconds:.0f} s. Figures (PNG and SVG):")
+    for place in dict.fromkeys(path.parent for path in pictures):
+        names = sorted(path.stem for path in pictures if path.parent == place)
+        print(f"  {place}/: {', '.join(dict.fromkeys(names))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

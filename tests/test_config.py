@@ -1,0 +1,157 @@
+"""The config: presets, names, errors, JSON; and the regression targets."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from experiments import targets
+from experiments.config import (
+    ARCHITECTURES,
+    PRESETS,
+    Config,
+    Phase,
+    default_config,
+    from_json,
+    phases,
+    to_json,
+)
+from smartmixed_jax import PAPER_POOL
+
+
+def test_published_preset_is_the_papers_protocol():
+    config = default_config("published", "mnist")
+    assert (config.learning_rate, config.logit_learning_rate, config.schedule) == (
+        1e-4,
+        1e-4,
+        "constant",
+    )
+    assert (config.temperature, config.final_temperature) == (0.3, 0.3)
+    assert (config.clip, config.clamp, config.batch_size) == (1.0, 10.0, 128)
+    assert config.double_softmax
+    assert config.evaluation_noise
+    assert not config.carry_weights
+    assert config.select_epoch == "lowest_loss"
+    assert phases(config) == (Phase("selective", 50), Phase("mixed", 350))
+    assert config.activation_pool == PAPER_POOL
+
+
+def test_described_differs_from_published_in_what_the_abstract_says():
+    published, described = PRESETS["published"], PRESETS["described"]
+    changed = {
+        field.name
+        for field in dataclasses.fields(Config)
+        if getattr(published, field.name) != getattr(described, field.name)
+    }
+    assert changed == {"preset", "clamp", "evaluation_noise", "carry_weights"}
+
+
+def test_architectures_are_the_papers_seventeen_and_the_lost_one():
+    assert sorted(ARCHITECTURES) == list(range(1, 19))
+    assert ARCHITECTURES[3] == (512, 256, 128, 64)
+    assert ARCHITECTURES[9] == (768, 512, 512, 256, 256)
+    for number, width in zip(range(10, 18), (128, 128, 64, 64, 32, 32, 16, 16), strict=True):
+        assert ARCHITECTURES[number] == (*ARCHITECTURES[number - 1], width)
+    assert ARCHITECTURES[18] == (768, 512, 512, 256)
+
+
+def test_a_uniform_baseline_is_one_phase_of_the_same_length():
+    config = dataclasses.replace(default_config(), method="uniform:tanh")
+    assert phases(config) == (
+        Phase("uniform", config.selective_epochs + config.mixed_epochs),
+    )
+
+
+@pytest.mark.parametrize("task", ["digits", "mnist", "function:product_sine"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_json_round_trip(preset, task):
+    config = default_config(preset, task)
+    assert from_json(to_json(config)) == config
+    assert hash(from_json(to_json(config))) == hash(config)
+
+
+def test_an_unknown_field_is_an_error():
+    record = {**json.loads(to_json(default_config())), "learning_rat": 1.0}
+    with pytest.raises(TypeError, match="learning_rat"):
+        from_json(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("task", "mnits"),
+        ("task", "function:nothing"),
+        ("method", "uniform:swish"),
+        ("method", "three_phase"),
+        ("pool", "big"),
+        ("preset", "best"),
+        ("architecture", 19),
+        ("hidden", (64, 0)),
+        ("batch_size", 0),
+        ("selective_epochs", 0),
+        ("temperature", 0.0),
+        ("final_temperature", -1.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", 0.0),
+        ("clip", -1.0),
+        ("validation_fraction", 1.0),
+    ],
+)
+def test_a_bad_value_is_named(field, value):
+    with pytest.raises(ValueError, match=str(value).split(":")[-1].replace("(", r"\(")[:6]):
+        dataclasses.replace(default_config(), **{field: value})
+
+
+def test_runs_that_differ_have_different_folders():
+    base = default_config()
+    changed = [
+        base,
+        dataclasses.replace(base, seed=1),
+        dataclasses.replace(base, method="uniform:relu"),
+        dataclasses.replace(base, hidden=(32,)),
+        dataclasses.replace(base, choices="shuffled"),
+        default_config("described"),
+    ]
+    assert len({config.name for config in changed}) == len(changed)
+
+
+@pytest.mark.parametrize(
+    ("name", "point", "value"),
+    [
+        ("product_sine", (2.0, -1.5, 0.25), -3.0 + math.sin(0.5)),
+        ("normal_density", (1.0, -1.0), math.exp(-0.125) / math.sqrt(2 * math.pi)),
+        ("kinks", (1.0, 0.5, -1.3), 0.5 - 0.5 + 1.0),
+        ("kinks", (0.0, -1.0, 0.0), 0.3),
+    ],
+)
+def test_targets_have_their_values(name, point, value):
+    np.testing.assert_allclose(
+        targets.evaluate(name, np.array([point])), [[value]], rtol=1e-6, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_points_lie_where_they_should(name):
+    samples = targets.sample(name, seed=3, train=500, validation=100, test=400)
+    d = targets.dimension(name)
+    assert 2 <= d <= 4
+    for points, count in zip(samples, (500, 100, 400, 400), strict=True):
+        assert points.inputs.shape == (count, d)
+        assert points.values.shape == (count, 1)
+        assert np.isfinite(points.values).all()
+    for points in samples[:3]:
+        largest = np.abs(points.inputs).max()
+        assert 1.9 < largest <= 2.0
+    distance = np.abs(samples.outside.inputs).max(-1)
+    assert ((distance > 2.0) & (distance <= 3.0)).all()
+
+
+def test_seeds_draw_different_points_and_no_split_repeats_another():
+    first, second = (targets.sample("ratio", seed, train=50, validation=50) for seed in (0, 1))
+    assert not np.array_equal(first.train.inputs, second.train.inputs)
+    assert not np.array_equal(first.train.inputs, first.validation.inputs)
+    np.testing.assert_array_equal(
+        first.train.inputs, targets.sample("ratio", 0, train=50, validation=50).train.inputs
+    )

@@ -1,0 +1,356 @@
+"""The training loop: batches, masks, groups, schedules, the switch, recompilation."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from experiments import train
+from experiments.config import Config, default_config
+from experiments.tasks import Split, Task, load_task
+from smartmixed_jax import MixedActivation, SelectionLogits
+
+
+def tiny(**changes) -> Config:
+    """digits, two small layers, two epochs a phase."""
+    settings = {"hidden": (24, 16), "selective_epochs": 2, "mixed_epochs": 2, "batch_size": 200}
+    return dataclasses.replace(default_config("recommended", "digits"), **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def digits() -> Task:
+    return load_task(tiny())
+
+
+def start(config: Config, task: Task):
+    return train.start_phase(train.build_model(config, task), config, task, 0)
+
+
+def epoch(config, task, program, state, rest, number=0):
+    splits = task.splits["train"], task.splits["validation"]
+    return train.run_epoch(
+        program, state, rest, *splits, jnp.uint32(config.seed), jnp.int32(number)
+    )
+
+
+def copy(state):
+    return jax.tree.map(jnp.copy, state)
+
+
+def test_an_epoch_visits_every_example_once(digits):
+    config = tiny()
+    program, *_ = start(config, digits)
+    size = len(digits.splits["train"].labels)
+    orders = [
+        np.asarray(train._batches(program, size, jnp.uint32(0), jnp.int32(number)))
+        for number in (0, 1)
+    ]
+    for order in orders:
+        assert order.shape == (math.ceil(size / 200), 200)
+        assert sorted(order[order >= 0].tolist()) == list(range(size))
+        assert (order[:-1] >= 0).all()
+    assert not np.array_equal(*orders)
+
+
+def test_the_mixed_phase_goes_on_with_new_batches_and_uniform_sees_the_same(digits):
+    config = tiny()
+    size = len(digits.splits["train"].labels)
+    uniform = tiny(method="uniform:relu")
+    selective, *_ = start(config, digits)
+    whole, *_ = start(uniform, digits)
+    mixed = dataclasses.replace(selective, phase=1)
+    seed = jnp.uint32(5)
+    for number in range(4):
+        program, own = (selective, number) if number < 2 else (mixed, number - 2)
+        np.testing.assert_array_equal(
+            train._batches(program, size, seed, jnp.int32(own)),
+            train._batches(whole, size, seed, jnp.int32(number)),
+        )
+
+
+def test_padding_of_the_last_batch_changes_nothing(digits):
+    """One epoch of one padded batch equals one optimiser step on the bare examples."""
+    config = tiny(method="uniform:tanh", batch_size=200, clip=0.0)
+    few = Split(*(part[:130] for part in digits.splits["train"]))
+    task = digits._replace(splits={**digits.splits, "train": few})
+    program, state, rest = start(config, task)
+    before = copy(state.params)
+    after, metrics = epoch(config, task, program, state, rest)
+
+    def loss(params):
+        model = program.model(params, rest)
+        outputs = model(few.inputs.astype(jnp.float32) / task.scale)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, few.labels))
+
+    value, gradients = jax.value_and_grad(loss)(before)
+    transform = train.optimizer(program)
+    updates, _ = transform.update(gradients, transform.init(before), before)
+    expected = optax.apply_updates(before, updates)
+    np.testing.assert_allclose(metrics["train_loss"], value, rtol=1e-5)
+    # Adam divides a gradient by its own size: compare where that is not rounding noise.
+    for new, old, want, gradient in zip(
+        *map(jax.tree.leaves, (after.params, before, expected, gradients)), strict=True
+    ):
+        clear = np.abs(gradient) > 1e-5
+        assert clear.any()
+        np.testing.assert_allclose((new - old)[clear], (want - old)[clear], rtol=1e-2)
+
+
+def test_methods_of_a_seed_start_from_the_same_weights(digits):
+    weights = [
+        jax.tree.leaves(start(tiny(method=method, seed=seed), digits)[1].params["weights"])
+        for method, seed in (("two_phase", 0), ("uniform:selu", 0), ("two_phase", 1))
+    ]
+    assert all(map(np.array_equal, weights[0], weights[1]))
+    assert not np.array_equal(weights[0][1], weights[2][1])
+
+
+@pytest.mark.parametrize("group", ["weights", "selection"])
+def test_weights_and_logits_are_separate_groups(digits, group):
+    rates = {"weights": "learning_rate", "selection": "logit_learning_rate"}
+    config = tiny(**{rates[group]: 1e-30})
+    program, state, rest = start(config, digits)
+    before = copy(state.params)
+    state, _ = epoch(config, digits, program, state, rest)
+    moved = {
+        name: max(
+            float(jnp.max(jnp.abs(new - old)))
+            for new, old in zip(
+                *map(jax.tree.leaves, (state.params[name], before[name])), strict=True
+            )
+        )
+        for name in before
+    }
+    assert moved.pop(group) < 1e-20
+    assert min(moved.values()) > 1e-4
+
+
+def test_the_clip_is_over_everything():
+    config = tiny(clip=0.5, learning_rate=1.0)
+    program = train.Program(None, config, 0, 10, 1.0)
+    params = {"weights": {"w": jnp.zeros(2)}, "selection": {"l": jnp.zeros(2)}}
+    gradients = jax.tree.map(lambda leaf: leaf + 3.0, params)
+    clip = train.optimizer(program).init(params)
+    _, state = train.optimizer(program).update(gradients, clip, params)
+    first_moments = [
+        leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2,) and float(leaf[0]) > 0
+    ]
+    # Adam's first moment after a step is 0.1 times the clipped gradient, of norm 0.5 over 4 values.
+    np.testing.assert_allclose(sorted({round(float(m[0]), 6) for m in first_moments})[-1], 0.025)
+
+
+def test_schedules_start_and_end_where_they_say(digits):
+    config = tiny(schedule="cosine", temperature=2.0, final_temperature=0.5)
+    program, *_ = start(config, digits)
+    mixed = dataclasses.replace(program, phase=1)
+    steps = 2 * program.steps
+    assert float(train.temperature(program, 0)) == 2.0
+    assert float(train.temperature(program, steps - 1)) == pytest.approx(0.5)
+    rate = config.learning_rate
+    assert float(train.learning_rate(program, 0)) == pytest.approx(rate)
+    # One cosine over both phases: half the rate at the switch, 0 at the end.
+    assert float(train.learning_rate(program, steps)) == pytest.approx(rate / 2, rel=1e-4)
+    assert float(train.learning_rate(mixed, 0)) == pytest.approx(rate / 2, rel=1e-4)
+    assert float(train.learning_rate(mixed, steps)) == pytest.approx(0, abs=1e-8)
+    restart = dataclasses.replace(
+        mixed, config=dataclasses.replace(program.config, schedule="cosine_restart")
+    )
+    assert float(train.learning_rate(restart, 0)) == pytest.approx(rate)
+    constant = dataclasses.replace(
+        mixed, config=dataclasses.replace(program.config, schedule="constant")
+    )
+    assert float(train.learning_rate(constant, steps)) == pytest.approx(rate)
+
+
+def test_published_loss_is_a_softmax_of_a_softmax(digits):
+    config = tiny(double_softmax=True)
+    outputs = jnp.array([[0.0, 0.0, 0.0], [80.0, 0.0, 0.0]])
+    losses, right = train.losses_and_scores(config, outputs, jnp.array([2, 0]))
+    np.testing.assert_allclose(losses, [math.log(3), math.log(1 + 2 / math.e)], rtol=1e-6)
+    np.testing.assert_array_equal(right, [0, 1])
+    # With ten classes it starts near ln 10 and cannot fall below ln(1 + 9/e) = 1.4612.
+    published = dataclasses.replace(
+        default_config("published", "digits"), selective_epochs=1, hidden=(32, 16)
+    )
+    program, state, rest = start(published, digits)
+    _, metrics = epoch(published, digits, program, state, rest)
+    assert 2.30 <= float(metrics["step_losses"][0]) <= 2.31
+    assert float(metrics["step_losses"].min()) >= 1.461
+
+
+def test_evaluation_counts_every_example_once(digits):
+    config = tiny(method="uniform:relu", batch_size=128)
+    program, state, rest = start(config, digits)
+    split = digits.splits["validation"]
+    assert len(split.labels) % 128
+    loss, score, outputs = train.evaluate(
+        program, state.params, rest, split, jax.random.key(0), jnp.float32(1)
+    )
+    model = program.model(state.params, rest)
+    expected = np.asarray(model(split.inputs.astype(jnp.float32) / digits.scale), np.float64)
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
+    labels = np.asarray(split.labels)
+    assert float(score) == pytest.approx((expected.argmax(-1) == labels).mean())
+    log = expected - np.log(np.exp(expected).sum(-1, keepdims=True))
+    assert float(loss) == pytest.approx(-log[np.arange(len(labels)), labels].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_evaluation_noise_is_on_only_where_the_preset_says(digits, noise):
+    config = tiny(evaluation_noise=noise)
+    program, state, rest = start(config, digits)
+    losses = {
+        float(
+            train.evaluate(
+                program,
+                state.params,
+                rest,
+                digits.splits["validation"],
+                jax.random.key(number),
+                jnp.float32(1),
+            )[0]
+        )
+        for number in range(3)
+    }
+    assert len(losses) == (3 if noise else 1)
+
+
+def test_the_best_state_is_that_of_the_lowest_validation_loss(digits):
+    config = tiny(method="uniform:relu")
+    program, state, rest = start(config, digits)
+    state, first = epoch(config, digits, program, state, rest, 0)
+    kept = copy(state.params)
+    worse = copy(state)._replace(params=jax.tree.map(lambda leaf: 30 * leaf, state.params))
+    worse, second = epoch(config, digits, program, worse, rest, 1)
+    assert float(second["validation_loss"]) > float(first["validation_loss"])
+    assert (int(worse.best_epoch), float(worse.best_loss)) == (1, float(first["validation_loss"]))
+    assert all(map(np.array_equal, jax.tree.leaves(worse.best_params), jax.tree.leaves(kept)))
+    better, third = epoch(config, digits, program, worse._replace(params=kept), rest, 2)
+    assert int(better.best_epoch) == 3
+    assert float(better.best_loss) == float(third["validation_loss"])
+    assert all(
+        map(np.array_equal, jax.tree.leaves(better.best_params), jax.tree.leaves(better.params))
+    )
+
+
+# The switch
+
+
+def trained(config, task):
+    program, state, rest = start(config, task)
+    for number in range(config.selective_epochs):
+        state, metrics = epoch(config, task, program, state, rest, number)
+    return program, state, rest, metrics
+
+
+@pytest.mark.parametrize("preset", ["described", "recommended"])
+def test_the_switch_keeps_weights_and_outputs(digits, preset):
+    config = dataclasses.replace(
+        default_config(preset, "digits"),
+        hidden=(48, 32),
+        selective_epochs=6,
+        mixed_epochs=12,
+        logit_learning_rate=0.05,
+    )
+    program, state, rest, noisy = trained(config, digits)
+    model = program.model(state.params, rest)
+    mixed = train.switch(model, config, digits)
+    for layer, old in zip(mixed.layers, model.layers, strict=True):
+        assert layer.kernel[...] is old.kernel[...]
+        assert layer.bias[...] is old.bias[...]
+
+    def outputs(network):
+        graphdef, leaves = nnx.split(network)
+        inputs = digits.splits["test"].inputs.astype(jnp.float32) / digits.scale
+        return np.asarray(jax.jit(lambda x: nnx.merge(graphdef, leaves)(x))(inputs))
+
+    before = outputs(nnx.view(model, deterministic=True))
+    np.testing.assert_array_equal(before.view(np.int32), outputs(mixed).view(np.int32))
+    program, state, rest = train.start_phase(mixed, config, digits, 1)
+    _, quiet = epoch(config, digits, program, state, rest)
+    assert float(quiet["train_loss"]) <= float(noisy["train_loss"])
+
+
+def test_published_switch_starts_anew_without_the_clamp(digits):
+    config = dataclasses.replace(
+        default_config("published", "digits"), hidden=(24, 16), selective_epochs=1
+    )
+    program, state, rest, _ = trained(config, digits)
+    model = program.model(state.params, rest)
+    clamped = model.activations[0].pool.functions[0]
+    np.testing.assert_array_equal(clamped(jnp.array([-20.0, 5.0, 20.0])), [0, 5, 10])
+    mixed = train.switch(model, config, digits)
+    assert mixed.activations[0].table.pool == config.activation_pool
+    learned = np.argmax(np.asarray(model.activations[0].logits[...]), -1)
+    np.testing.assert_array_equal(mixed.activations[0].table.choices, learned)
+    initial = train.build_model(config, digits)
+    for new, old, first in zip(mixed.layers, model.layers, initial.layers, strict=True):
+        assert not np.array_equal(new.kernel[...], old.kernel[...])
+        assert not np.array_equal(new.kernel[...], first.kernel[...])
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "random", "majority"])
+def test_controls_change_the_choices_as_they_say(digits, kind):
+    config = tiny(hidden=(60, 60), choices=kind)
+    model = train.build_model(config, digits)
+    for activation in model.activations:
+        activation.logits[...] = jax.random.normal(jax.random.key(1), (60, 6)) + jnp.arange(6.0)
+    learned = [activation.fix().table for activation in model.activations]
+    mixed = train.switch(model, config, digits)
+    for table, activation in zip(learned, mixed.activations, strict=True):
+        assert isinstance(activation, MixedActivation)
+        control = activation.table
+        assert control.choices != table.choices
+        if kind == "shuffled":
+            assert control.counts() == table.counts()
+        if kind == "majority":
+            assert max(control.counts().values()) == 60
+            assert set(control.names) == {max(table.counts(), key=table.counts().get)}
+        if kind == "random":
+            assert min(control.counts().values()) > 0
+    tables = [activation.table for activation in mixed.activations]
+    assert tables[0] != tables[1] or kind == "majority"
+
+
+def test_nothing_recompiles_within_a_phase_nor_for_another_seed(digits):
+    train.run_epoch.clear_cache()
+    config = tiny(initialization="torch", hidden=(20, 12))
+    for seed in (0, 1):
+        config = dataclasses.replace(config, seed=seed)
+        program, state, rest = start(config, digits)
+        for number in range(3):
+            state, metrics = epoch(config, digits, program, state, rest, number)
+    assert float(metrics["temperature"]) != config.temperature
+    assert train.run_epoch._cache_size() == 1
+
+
+def test_layers_and_steps_draw_their_own_noise(digits):
+    config = tiny(hidden=(64, 64))
+    program, state, rest = start(config, digits)
+    state.params["selection"] = jax.tree.map(jnp.zeros_like, state.params["selection"])
+    draws = []
+    original = program.model(state.params, rest)
+    keys = train.make_key(jnp.uint32(0), 0, train.SELECTION)
+    for step in range(2):
+        rngs = nnx.Rngs(selection=jax.random.fold_in(keys, step))
+        for activation in original.activations:
+            logits = activation.logits[...]
+            draws.append(activation.estimator(logits, rngs.selection(), 1.0).choices)
+    for first in range(4):
+        for second in range(first):
+            assert not np.array_equal(draws[first], draws[second])
+
+
+def test_selection_logits_are_the_second_group(digits):
+    _, state, _ = start(tiny(), digits)
+    leaves = jax.tree.leaves(
+        state.params["selection"], is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
+    )
+    assert len(leaves) == 2
+    assert all(isinstance(leaf, SelectionLogits) for leaf in leaves)
+    assert [leaf.shape for leaf in leaves] == [(24, 6), (16, 6)]
