@@ -49,7 +49,7 @@ class Config:
     """Where the defaults come from: the paper's code with its faults (published), the paper's
     abstract (described), or ours (recommended). See README."""
     task: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, or function:NAME with NAME in experiments/targets.py."""
+    """digits, mnist, fashion_mnist, cifar10, or function:NAME, NAME from experiments/targets.py."""
     method: str = "two_phase"
     """two_phase, or uniform:NAME: one function of the pool for every neuron, one phase of
     selective_epochs + mixed_epochs."""
@@ -77,7 +77,7 @@ class Config:
     logit_learning_rate: float = 3e-2
     """Adam's learning rate for the selection logits, constant."""
     schedule: Literal["constant", "cosine", "cosine_restart"] = "cosine"
-    """Of the weights' learning rate: constant, one cosine to 0 over both phases, or one per phase."""
+    """Of the weights' learning rate: constant, a cosine to 0 over both phases, or one per phase."""
     temperature: float = 2.0
     """τ of the estimator at the first step of phase 1."""
     final_temperature: float = 0.5
@@ -108,7 +108,7 @@ class Config:
     run_dir: str | None = None
     """The run's folder; default runs/TASK/NAME. The same command again resumes."""
     checkpoint_seconds: float = 60.0
-    """Save a checkpoint at the first epoch end after this many seconds, and at the end of a phase."""
+    """Save a checkpoint at the first epoch end after so many seconds, and at the end of a phase."""
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -131,10 +131,18 @@ class Config:
     @property
     def name(self) -> str:
         """The default folder of the run below runs/TASK."""
-        method = self.method.replace(":", "-")
-        control = "" if self.choices == "learned" else f"-{self.choices}"
         network = "x".join(map(str, self.hidden)) or f"arch{self.architecture}"
-        return f"{self.preset}-{network}-{method}{control}-seed{self.seed}"
+        return f"{self.preset}-{network}-{self.variant.replace(':', '-')}-seed{self.seed}"
+
+    @property
+    def variant(self) -> str:
+        """The method and what its control changes, such as two_phase-shuffled or uniform:relu."""
+        parts = [self.method]
+        if self.choices != "learned":
+            parts.append(self.choices)
+        if self.carry_weights != PRESETS[self.preset].carry_weights:
+            parts.append("carried" if self.carry_weights else "anew")
+        return "-".join(parts)
 
 
 def _validate(config: Config) -> None:

@@ -22,11 +22,11 @@ import matplotlib.style
 import numpy as np
 from matplotlib import colormaps, ticker
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from experiments import report, run_folder
@@ -40,10 +40,10 @@ FUNCTION_COLORS = {
     "elu": "#E69F00",
     "selu": "#D55E00",
     "gelu": "#8B5000",
-    "silu": "#2E2391",
+    "silu": "#6B0214",
     "softplus": "#600058",
     "mish": "#8FE5FD",
-    "identity": "#6B0214",
+    "identity": "#2E2391",
     "zero": "#565656",
     "sin": "#F0E442",
     "square": "#8E86F5",
@@ -166,8 +166,9 @@ def _read(path: Path, reader: Callable[[Path], T]) -> T | None:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    # Opened here: np.load leaves a damaged archive open.
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _read_choices(path: Path) -> dict[str, LayerChoices]:
@@ -218,9 +219,13 @@ def _text_color(color: Any) -> str:
 
 
 def _columns(names: Sequence[str], width: float) -> int:
-    """How many legend entries fit beside each other in `width` inches."""
-    entry = 0.42 + 0.062 * max(map(len, names))
-    return max(1, min(len(names), int(width / entry)))
+    """How many columns of legend entries, filled one after the other, fit in `width` inches."""
+    entries = [0.42 + 0.06 * len(name) for name in names]
+    for columns in range(len(names), 1, -1):
+        depth = math.ceil(len(names) / columns)
+        if sum(max(entries[k : k + depth]) for k in range(0, len(names), depth)) <= width:
+            return columns
+    return 1
 
 
 def _function_legend(figure: Figure, colors: dict[str, str]) -> None:
@@ -350,7 +355,7 @@ def _strength(probabilities: np.ndarray, functions: int) -> np.ndarray:
 
 @_styled
 def choice_map(run: RunData) -> Figure:
-    """Every neuron's choice, in order, 64 to a row (more if there are very many).
+    """Every neuron's choice, in order, 32 or 64 to a row (more if there are very many).
 
     The hue is the function, the strength of the colour the softmax probability of that choice at
     the switch, from 1/K (pale) to 1.
@@ -360,8 +365,8 @@ def choice_map(run: RunData) -> Figure:
     if set(layers) != set(logits):
         raise ValueError("choices.json and selection.npz hold different layers")
     sizes = [len(layer.choices) for layer in layers.values()]
-    columns = min(64, max(sizes))
-    while sum(math.ceil(size / columns) for size in sizes) > 100:
+    columns = min(32, max(sizes))
+    while sum(math.ceil(size / columns) for size in sizes) > (100 if columns >= 64 else 12):
         columns *= 2
     gap = 0.9  # of a cell, between layers
     tops = np.cumsum([0, *(math.ceil(size / columns) + gap for size in sizes)])
@@ -393,11 +398,11 @@ def _map_canvas(layers: dict[str, LayerChoices], columns: int, rows: float) -> t
     colors = function_colors(_pool_of(layers))
     colors = {name: color for name, color in colors.items() if name in used}
     labels = [layer_label(path, len(layer.choices)) for path, layer in layers.items()]
-    left = 0.15 + 0.058 * max(map(len, labels))
+    left = 0.1 + 0.056 * max(map(len, labels))
     cell = min(0.17, (WIDTH - left - 0.1) / columns)
     width = max(3.4, left + cell * columns + 0.1)
-    header = 0.1 + 0.17 * math.ceil(len(colors) / _columns(list(colors), width - 0.2))
-    footer = 0.42
+    across = _columns(list(colors), width - left)
+    header, footer = 0.12 + 0.17 * math.ceil(len(colors) / across), 0.45
     height = header + rows * cell + footer
     figure = Figure(figsize=(width, height))
     bounds = (left / width, footer / height, cell * columns / width, rows * cell / height)
@@ -410,7 +415,7 @@ def _map_canvas(layers: dict[str, LayerChoices], columns: int, rows: float) -> t
         handles=handles,
         loc="upper left",
         bbox_to_anchor=(left / width, 1),
-        ncols=_columns(list(colors), width - left),
+        ncols=across,
         handlelength=1.0,
         handleheight=1.0,
         borderaxespad=0.2,
@@ -447,9 +452,9 @@ def curves(run: RunData) -> Figure:
     """
     quantities = ["loss"] if run.config.is_regression else ["loss", "score"]
     selective = [row for row in run.rows("selective") if row["layers"]]
-    extra = [0.62] if selective else []
+    extra = [0.7] if selective else []
     single = len(quantities) == 1 and not selective
-    figure = Figure(figsize=(4.2 if single else WIDTH, 2.35), layout="constrained")
+    figure = Figure(figsize=(4.2 if single else WIDTH, 2.5), layout="constrained")
     ratios = [1.0] * len(quantities) + extra
     grid = figure.add_gridspec(1, len(ratios), width_ratios=ratios)
     for column, quantity in enumerate(quantities):
@@ -514,7 +519,7 @@ def _log_if_wide(axes: Axes, always: bool) -> None:
 
 def _decision_panels(figure: Figure, place: SubplotSpec, rows: list[dict[str, Any]]) -> None:
     """Mean largest probability per layer, above the temperature, over the epochs of phase 1."""
-    grid = place.subgridspec(2, 1, height_ratios=(2.1, 1))
+    grid = place.subgridspec(2, 1, height_ratios=(1.5, 1))
     upper, lower = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
     epochs = [row["epoch"] for row in rows]
     dot = "." if len(epochs) == 1 else ""
@@ -530,21 +535,23 @@ def _decision_panels(figure: Figure, place: SubplotSpec, rows: list[dict[str, An
     upper.set(ylim=(chance - 0.02, 1.02), ylabel="mean max.\nprobability")
     upper.tick_params(labelbottom=False)
     lower.plot(epochs, [row["temperature"] for row in rows], color=INK, lw=1.0, marker=dot)
-    lower.set(xlabel="epoch of phase 1", ylabel="temper-\nature")
+    lower.set(xlabel="epoch of phase 1", ylabel="temperature")
     lower.set_ylim(0, 1.15 * max(row["temperature"] for row in rows))
     lower.xaxis.set_major_locator(ticker.MaxNLocator(3, integer=True))
     upper.sharex(lower)
+    figure.align_ylabels([upper, lower])
     if len(layers) > 1:
-        norm = BoundaryNorm(np.arange(len(layers) + 1) + 0.5, len(layers))
-        shown = range(1, len(layers) + 1) if len(layers) <= 5 else (1, len(layers))
-        bar = figure.colorbar(
-            ScalarMappable(norm, depth), ax=upper, ticks=list(shown), aspect=12, pad=0.04
-        )
-        bar.ax.minorticks_off()
-        bar.ax.invert_yaxis()
-        bar.ax.tick_params(length=0)
-        bar.set_label("layer")
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        _depth_legend(figure, upper)
+
+
+def _depth_legend(figure: Figure, axes: Axes) -> None:
+    """The first and last layer, and those between where there is room."""
+    lines = axes.lines if len(axes.lines) <= 4 else [axes.lines[0], axes.lines[-1]]
+    handles = [Line2D([], [], color=line.get_color(), lw=1.4) for line in lines]
+    numbers = [axes.lines.index(line) + 1 for line in lines]
+    between = " to" if len(lines) < len(axes.lines) else ""
+    labels = [f"layer {numbers[0]}{between}", *map(str, numbers[1:])]
+    figure.legend(handles, labels, loc="upper right", ncols=len(lines), handlelength=1.0)
 
 
 # What came out
@@ -562,7 +569,7 @@ def confusion(run: RunData) -> Figure:
     names = summary.get("class_names") or [str(number) for number in range(classes)]
     percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     wrong = np.ma.masked_array(percent, np.eye(classes, dtype=bool))
-    side = min(max(0.43 * classes, 2.2), 5.2)
+    side = min(max(0.43 * classes, 2.2), 4.7)
     figure = Figure(figsize=(side + 1.5, side + 0.75), layout="constrained")
     axes = figure.subplots()
     heat = LinearSegmentedColormap.from_list("errors", ["#FFFFFF", "#F6B26B", "#D55E00", "#7A2E00"])
@@ -594,7 +601,9 @@ def _write_cells(axes: Axes, image: AxesImage, counts: np.ndarray, percent: np.n
         color = "#777777"
         if row != column:
             color = _text_color(image.to_rgba(percent[row, column])[:3])  # type: ignore[index]
-        text = f"{percent[row, column]:.3g}\n({counts[row, column]})"
+        share = percent[row, column]
+        text = "100" if share == 100 else "<0.1" if share < 0.05 else f"{share:.1f}"
+        text += f"\n({counts[row, column]})"
         axes.text(column, row, text, c=color, ha="center", va="center", fontsize=size)
 
 
@@ -644,7 +653,7 @@ def _plane_panels(figure: Any, data: dict[str, np.ndarray]) -> None:
     finite = difference[np.abs(fitted - true) > 0]
     lowest = float(np.percentile(finite, 1)) if finite.size else -8.0
     # One scale for both, that of the true function: a wild extrapolation must not flatten it.
-    values = dict(cmap="cividis", vmin=float(true.min()), vmax=float(true.max()))
+    values = dict(cmap="viridis", vmin=float(true.min()), vmax=float(true.max()))
     errors = dict(cmap="magma", vmin=lowest, vmax=max(float(difference.max()), lowest + 1))
     panels = figure.subplots(1, 3, sharex=True, sharey=True)
     half, inside = (x[1] - x[0]) / 2, float(data["inside"])
@@ -663,9 +672,8 @@ def _plane_panels(figure: Any, data: dict[str, np.ndarray]) -> None:
         axes.set_title(title, pad=3)
         axes.set(xlabel="$x_1$", xlim=(x[0], x[-1]), ylim=(x[0], x[-1]))
         if axes is not panels[0]:
-            beyond = axes is panels[1] and _beyond(true, fitted)
-            own = panels[:2] if axes is panels[1] else axes
-            bar = figure.colorbar(image, ax=own, aspect=18, pad=0.02, extend=beyond or "neither")
+            beyond = _beyond(true, fitted) if axes is panels[1] else "neither"
+            bar = figure.colorbar(image, cax=axes.inset_axes((1.04, 0, 0.06, 1)), extend=beyond)
             bar.outline.set_visible(False)
     held = _held(data, 2)
     panels[0].set_ylabel("$x_2$" + (f"  ({held})" if held else ""))
@@ -707,7 +715,7 @@ def comparison(folders: Sequence[Path]) -> Figure:
         if colors[label] == INK:
             axes.axhspan(place - 0.5, place + 0.5, color="#E8F1F7", lw=0, zorder=0)
         axes.plot([means[label]] * 2, [place - 0.3, place + 0.3], color=INK, lw=1.0, zorder=2)
-        points = dict(marker="o", ms=5, mfc=colors[label], mec="white", mew=0.5)
+        points = dict(marker="o", ms=5, mfc=colors[label], mec=INK, mew=0.4)
         axes.plot(rows[label], [place] * len(rows[label]), ls="", zorder=3, **points)
     axes.set_yticks(range(len(order)), order)
     for text, label in zip(axes.get_yticklabels(), order, strict=True):

@@ -1,4 +1,7 @@
-"""Tables of finished runs, read from their folders: `python -m experiments.report FOLDER ...`."""
+"""Tables of finished runs, read from their folders.
+
+`python -m experiments.report FOLDER ...` describes each; `--table` first only compares them.
+"""
 
 import json
 import sys
@@ -101,13 +104,12 @@ def compare(folders: Sequence[Path]) -> str:
     scores: dict[str, dict[int, float]] = {}
     validation: dict[str, dict[int, float]] = {}
     for run, summary in runs:
-        method = run.method if run.choices == "learned" else f"{run.method} ({run.choices})"
-        scores.setdefault(method, {})[run.seed] = test_score(run, summary)
+        scores.setdefault(run.variant, {})[run.seed] = test_score(run, summary)
         loss = summary["phases"][-1]["validation_loss"]
-        validation.setdefault(method, {})[run.seed] = loss
+        validation.setdefault(run.variant, {})[run.seed] = loss
     rows = [
-        [method, *(format_score(config, by_seed[seed]) for seed in seeds)]
-        for method, by_seed in scores.items()
+        [variant, *(format_score(config, by_seed[seed]) for seed in seeds)]
+        for variant, by_seed in scores.items()
     ]
     uniform = [method for method in scores if method.startswith("uniform:")]
     if uniform:
@@ -123,11 +125,15 @@ def compare(folders: Sequence[Path]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Describes each run; with --table only compares them."""
     try:
-        folders = [Path(argument) for argument in arguments]
-        print("\n\n".join(describe(folder) for folder in folders))
+        folders = [Path(argument) for argument in arguments if argument != "--table"]
+        if not folders:
+            raise ValueError("expected one run folder or more")
+        if "--table" not in arguments:
+            print("\n\n".join(describe(folder) for folder in folders) + "\n")
         if len(folders) > 1:
-            print("\n" + compare(folders))
+            print(compare(folders))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -6,7 +6,6 @@ command again resumes it, or prints its results when it is complete.
 """
 
 import argparse
-import dataclasses
 import datetime
 import json
 import platform
@@ -212,7 +211,7 @@ def _finish_phase(
 
 
 def _switch(
-    config: Config, task: Task, folder: Path, model: MLP, position: Position
+    config: Config, task: Task, folder: Path, model: Any, position: Position
 ) -> tuple[MLP, Position]:
     """Phase 1's model → phase 2's, with the files that say what was chosen and what it cost."""
     program, *_ = train.start_phase(model, config, task, 0)
@@ -220,7 +219,7 @@ def _switch(
     noise = nnx.Rngs(selection=train.make_key(config.seed, 0, train.SWITCH))
     model = nnx.view(model, temperature=config.final_temperature)
     report: dict[str, Any] = switch_report(model, score, noise)
-    switched = train.switch(model, config, task)
+    switched: Any = train.switch(model, config, task)
     report["start"] = score(switched, noise)
     report["layers"] = summarize(model)
     run_folder.write_arrays(folder / "selection.npz", selection_logits(model))
@@ -303,8 +302,8 @@ def _fit(config: Config, task: Task, model: Any) -> dict[str, np.ndarray]:
         "plane_x": plane_x,
         "plane_true": plane_true,
         "plane_fit": plane_fit,
-        "held": np.float32(held),
-        "inside": np.float32(targets.INSIDE),
+        "held": np.asarray(held),
+        "inside": np.asarray(targets.INSIDE),
     }
 
 

@@ -59,7 +59,9 @@ def _check_same(folder: Path, config: Config) -> None:
         and getattr(stored, field.name) != getattr(config, field.name)
     ]
     if differing:
-        raise RunError(f"{folder} holds another run ({'; '.join(differing)}): use another --run-dir")
+        raise RunError(
+            f"{folder} holds another run ({'; '.join(differing)}): use another --run-dir"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

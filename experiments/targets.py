@@ -16,9 +16,7 @@ TARGETS: dict[str, Callable[..., np.ndarray]] = {
     "normal_density": lambda x1, x2: (
         np.exp(-((x1 / (np.abs(x2) + 1)) ** 2) / 2) / math.sqrt(2 * math.pi)
     ),
-    "kinks": lambda x1, x2, x3: (
-        np.maximum(x1 - 0.5, 0) - np.maximum(x2, 0) + np.abs(x3 + 0.3)
-    ),
+    "kinks": lambda x1, x2, x3: np.maximum(x1 - 0.5, 0) - np.maximum(x2, 0) + np.abs(x3 + 0.3),
     "radial_wave": lambda x1, x2: np.sin(3 * np.sqrt(x1**2 + x2**2 + 0.1)),
     "ratio": lambda x1, x2, x3, x4: (x1 - x2) / (1 + x3**2 + x4**2),
 }
@@ -71,8 +69,8 @@ def sample(
     def points(inputs: np.ndarray) -> Points:
         return Points(inputs, evaluate(name, inputs))
 
-    parts = [points(inside(count)) for count in (train, validation, test)]
+    fitted, held_out, unseen = (points(inside(count)) for count in (train, validation, test))
     # In a shell around the box the share of accepted points is 1 − (2/3)^d ≥ 5/9 for d ≥ 2.
     candidates = rng.uniform(-OUTSIDE, OUTSIDE, (4 * test + 64, d)).astype(np.float32)
     accepted = candidates[np.abs(candidates).max(-1) > INSIDE][:test]
-    return Samples(*parts, points(accepted))
+    return Samples(fitted, held_out, unseen, points(accepted))

@@ -86,7 +86,7 @@ class Program:
         return nnx.view(model, temperature=temperature, raise_if_not_found=False)
 
 
-def make_key(seed: jax.Array, phase: jax.Array | int, purpose: int) -> jax.Array:
+def make_key(seed: jax.Array | int, phase: jax.Array | int, purpose: int) -> jax.Array:
     """The root of a purpose's randomness in one phase."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), phase), purpose)
 
@@ -149,6 +149,7 @@ def switch(model: MLP, config: Config, task: Task) -> MLP:
     """Phase 1's model → phase 2's: the choices fixed, the weights carried or new."""
     fixed = fix_choices(model)
     rng = np.random.default_rng([config.seed, SWITCH])
+    activation: Any
     for activation in fixed.activations:
         # The unclamped pool: the published code clamps in phase 1 only.
         choices = _control(config.choices, np.asarray(activation.table.choices), config, rng)
@@ -177,9 +178,7 @@ def mixed_model(config: Config, task: Task, choices: list[list[int]]) -> MLP:
     """A phase-2 network with given choices per layer, to receive a checkpoint's weights."""
     model = build_model(dataclasses.replace(config, clamp=0.0), task)
     pool = config.activation_pool
-    model.activations = nnx.List(
-        [MixedActivation(FunctionTable(pool, layer)) for layer in choices]
-    )
+    model.activations = nnx.List([MixedActivation(FunctionTable(pool, layer)) for layer in choices])
     return model
 
 
@@ -190,7 +189,8 @@ def start_phase(
     model: MLP, config: Config, task: Task, phase: int
 ) -> tuple[Program, State, nnx.State]:
     """A phase's program, its state with a fresh optimiser, and what is never trained."""
-    graphdef, selection, weights, rest = nnx.split(model, SelectionLogits, nnx.Param, ...)
+    parts: Any = nnx.split(model, SelectionLogits, nnx.Param, ...)
+    graphdef, selection, weights, rest = parts
     neutral = dataclasses.replace(
         config, seed=0, data_dir=None, run_dir=None, checkpoint_seconds=0.0, choices="learned"
     )
@@ -202,9 +202,7 @@ def start_phase(
     program = Program(graphdef, neutral, phase, steps, task.scale)
     params = {"weights": weights, "selection": selection}
     best = jax.tree.map(jnp.copy, params)  # the state is donated: no buffer may appear twice
-    state = State(
-        params, optimizer(program).init(params), best, jnp.float32(jnp.inf), jnp.int32(0)
-    )
+    state = State(params, optimizer(program).init(params), best, jnp.float32(jnp.inf), jnp.int32(0))
     return program, state, rest
 
 

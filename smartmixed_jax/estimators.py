@@ -129,9 +129,7 @@ def gumbel_rao(
     return _straight_through(choices, jnp.mean(jax.nn.softmax(perturbed / temperature), axis=0))
 
 
-def reinmax(
-    logits: jax.Array, key: jax.Array | None, temperature: float | jax.Array
-) -> Selection:
+def reinmax(logits: jax.Array, key: jax.Array | None, temperature: float | jax.Array) -> Selection:
     """Hard sample forward, second-order (Heun) straight-through backward.
 
     Liu et al. 2023 (arXiv 2304.08612), algorithm 2: at τ = 1 exact in expectation for

@@ -179,9 +179,7 @@ def _select_jvp(pool, axis, primals, tangents):
     return _select(pool, axis, x, choices), slope * tangents[0]
 
 
-def _weighted_sum(
-    pool: ActivationPool, axis: int, x: jax.Array, weights: jax.Array
-) -> jax.Array:
+def _weighted_sum(pool: ActivationPool, axis: int, x: jax.Array, weights: jax.Array) -> jax.Array:
     """Σ_k weights[n, k] · f_k(x) in at least float32."""
     dtype = jnp.float64 if jnp.float64 in (x.dtype, weights.dtype) else jnp.float32
     terms = (

@@ -1,5 +1,6 @@
 """Reference networks; each takes its activation as an argument."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ class MLP(nnx.Module):
         self.layers = nnx.List(
             [
                 linear(din, dout, rngs=rngs)
-                for din, dout in zip(widths[:-1], widths[1:], strict=True)
+                for din, dout in itertools.pairwise(widths)
             ]
         )
         self.activations = nnx.List([activation(features, rngs=rngs) for features in hidden])

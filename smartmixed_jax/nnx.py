@@ -135,10 +135,8 @@ class SelectiveActivation(nnx.Module):
 
     def fix(self) -> "MixedActivation":
         """The fixed layer with choices[n] = argmax_k logits[n, k]."""
-        choices = estimators.deterministic(self.logits[...]).choices
-        return MixedActivation(
-            FunctionTable(self.pool, choices), axis=self.axis, dtype=self.dtype
-        )
+        choices = jnp.argmax(self.logits[...], axis=-1)
+        return MixedActivation(FunctionTable(self.pool, choices), axis=self.axis, dtype=self.dtype)
 
     def set_view(
         self,

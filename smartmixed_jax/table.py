@@ -68,7 +68,9 @@ class FunctionTable:
             if not isinstance(choices, list) or not all(type(choice) is int for choice in choices):
                 raise ValueError("choices must be a list of integers")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"FunctionTable.from_json: no function table: {text[:60]!r}") from error
+            raise ValueError(
+                f"FunctionTable.from_json: no function table: {text[:60]!r}"
+            ) from error
         if names != pool.names:
             raise ValueError(
                 f"FunctionTable.from_json: the table was written for the pool {list(names)}, "

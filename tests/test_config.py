@@ -59,9 +59,7 @@ def test_architectures_are_the_papers_seventeen_and_the_lost_one():
 
 def test_a_uniform_baseline_is_one_phase_of_the_same_length():
     config = dataclasses.replace(default_config(), method="uniform:tanh")
-    assert phases(config) == (
-        Phase("uniform", config.selective_epochs + config.mixed_epochs),
-    )
+    assert phases(config) == (Phase("uniform", config.selective_epochs + config.mixed_epochs),)
 
 
 @pytest.mark.parametrize("task", ["digits", "mnist", "function:product_sine"])

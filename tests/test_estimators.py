@@ -68,6 +68,12 @@ def gradients(estimator, loss, temperature, *, logits=LOGITS, values=VALUES, see
     return np.asarray(_gradients(estimator, loss, rows, values, key, temperature), np.float64)
 
 
+@functools.cache
+def compiled(name):
+    """The estimator under jit, compiled once per shape for all tests; τ is traced."""
+    return jax.jit(getattr(estimators, name))
+
+
 def measured(samples):
     deviation = samples.std(axis=0, ddof=1)
     return Measurement(
@@ -128,16 +134,13 @@ def random_logits(scale=1.0, rows=64, seed=3):
 def test_hard_weights_are_exactly_one_hot_at_the_choices(name, temperature):
     if name == "reinmax" and temperature < 1:
         pytest.skip("reinmax needs a temperature of at least 1")
-    estimator = getattr(estimators, name)
-    compiled = jax.jit(estimator)
-    for scale in (0.01, 1.0, 40.0):
-        for dtype in (jnp.float32, jnp.bfloat16):
-            logits = random_logits(scale).astype(dtype)
-            for call in (estimator, compiled):
-                weights, choices = call(logits, jax.random.key(1), temperature)
-                assert choices.shape == (64,)
-                assert choices.dtype == jnp.int32
-                np.testing.assert_array_equal(weights, np.eye(6)[np.asarray(choices)])
+    cases = [(compiled(name), scale) for scale in (0.01, 1.0, 40.0)]
+    for call, scale in [*cases, (getattr(estimators, name), 1.0)]:
+        weights, choices = call(random_logits(scale), jax.random.key(1), temperature)
+        assert weights.dtype == jnp.float32
+        assert choices.shape == (64,)
+        assert choices.dtype == jnp.int32
+        np.testing.assert_array_equal(weights, np.eye(6)[np.asarray(choices)])
 
 
 @pytest.mark.parametrize("name", SOFT)
@@ -145,7 +148,7 @@ def test_hard_weights_are_exactly_one_hot_at_the_choices(name, temperature):
 def test_soft_weights_are_a_mixture_and_have_no_choices(name, temperature):
     for scale in (0.01, 1.0, 40.0):
         logits = random_logits(scale)
-        weights, choices = getattr(estimators, name)(logits, jax.random.key(1), temperature)
+        weights, choices = compiled(name)(logits, jax.random.key(1), temperature)
         assert choices is None
         assert weights.shape == (64, 6)
         assert (np.asarray(weights) >= 0).all()
@@ -158,7 +161,7 @@ def test_frequencies_of_the_choices_are_softmax_of_the_logits(name, temperature)
     for seed, scale in enumerate((0.0, 1.0, 2.0)):
         logits = np.asarray(random_logits(scale, rows=1, seed=seed))
         rows = jnp.asarray(np.tile(logits, (DRAWS, 1)))
-        choices = getattr(estimators, name)(rows, jax.random.key(seed), temperature).choices
+        choices = compiled(name)(rows, jax.random.key(seed), temperature).choices
         expected = special.softmax(logits[0].astype(np.float64)) * DRAWS
         observed = np.bincount(choices, minlength=6)
         assert stats.chisquare(observed, expected * DRAWS / expected.sum()).pvalue > 1e-3
@@ -167,13 +170,13 @@ def test_frequencies_of_the_choices_are_softmax_of_the_logits(name, temperature)
 @pytest.mark.parametrize("name", NOISY)
 def test_neurons_and_keys_draw_independently(name):
     """Two equal rows agree as often as independent draws do, and so do two keys."""
-    estimator = getattr(estimators, name)
+    estimator = compiled(name)
     rows = jnp.zeros((20_000, 6))
     first, second = (estimator(rows, jax.random.key(seed), 1.0) for seed in (0, 1))
     a, b = (np.argmax(selection.weights, -1) for selection in (first, second))
     again = np.argmax(estimator(rows, jax.random.key(0), 1.0).weights, -1)
     np.testing.assert_array_equal(a, again)
-    deviation = (1 / 6 * 5 / 6 / 10_000) ** 0.5
+    deviation = (1 / 6 * 5 / 6 / 10_000) ** 0.5  # of the mean of 10,000 agreements
     assert abs(np.mean(a == b) - 1 / 6) < 5 * deviation
     assert abs(np.mean(a[::2] == a[1::2]) - 1 / 6) < 5 * deviation
 
@@ -322,7 +325,7 @@ def test_gumbel_rao_has_the_mean_of_straight_through_and_a_smaller_variance(loss
     plain = measure("gumbel_straight_through", loss, temperature)
     averaged = measure("gumbel_rao", loss, temperature)
     assert_same_mean(averaged, plain, (loss, temperature))
-    assert averaged.variance < 0.9 * plain.variance
+    assert averaged.variance < 0.95 * plain.variance
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
@@ -331,7 +334,7 @@ def test_variance_of_gumbel_rao_falls_with_the_samples_from_that_of_straight_thr
     found = []
     for samples in (1, 4, 16):
         estimator = functools.partial(estimators.gumbel_rao, num_samples=samples)
-        found.append(measured(gradients(estimator, "quadratic", temperature)))
+        found.append(measured(gradients(estimator, "quadratic", temperature, draws=10_000)))
         assert_same_mean(found[-1], plain, samples)
     variances = [measurement.variance for measurement in found]
     assert variances[0] == pytest.approx(plain.variance, rel=0.1)
@@ -339,24 +342,26 @@ def test_variance_of_gumbel_rao_falls_with_the_samples_from_that_of_straight_thr
     assert variances[2] < 0.99 * variances[1]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def spreads(estimator, logits, key, temperature):
-    """p_j (1 − p_j) of the relaxed weights p behind a hard choice: τ times a diagonal Jacobian."""
+SINGLE = functools.partial(estimators.gumbel_rao, num_samples=1)
 
-    def weight(j):
-        total = lambda logits: jnp.sum(estimator(logits, key, temperature).weights[:, j])  # noqa: E731
-        return temperature * jax.grad(total)(logits)[:, j]
 
-    return jnp.stack([weight(j) for j in range(logits.shape[-1])], -1)
+@jax.jit
+def choices_and_spreads(logits, key, temperature):
+    """choices [N], and p_j (1 − p_j) of the relaxed weights p behind them, [N, K].
+
+    The latter is τ times the diagonal of the Jacobian of gumbel_rao with one sample.
+    """
+    weights, pullback = jax.vjp(lambda logits: SINGLE(logits, key, temperature).weights, logits)
+    basis = jnp.broadcast_to(jnp.eye(6)[:, None], (6, *logits.shape))
+    jacobian = jax.vmap(pullback)(basis)[0]
+    return jnp.argmax(weights, -1), temperature * jnp.diagonal(jacobian, axis1=0, axis2=2)
 
 
 def test_conditional_gumbels_have_the_distribution_of_plain_ones():
     """With one sample, jointly with the choice: the relaxed weights are those of the plain draw."""
     temperature, draws = 0.7, 20_000
     rows = jnp.asarray(np.tile(LOGITS, (draws, 1)), jnp.float32)
-    single = functools.partial(estimators.gumbel_rao, num_samples=1)
-    found = np.asarray(spreads(single, rows, jax.random.key(0), temperature))
-    choices = np.asarray(single(rows, jax.random.key(0), temperature).choices)
+    choices, found = map(np.asarray, choices_and_spreads(rows, jax.random.key(0), temperature))
     relaxed = np.asarray(estimators.gumbel_softmax(rows, jax.random.key(1), temperature).weights)
     expected, winners = relaxed * (1 - relaxed), relaxed.argmax(-1)
     for j in range(6):
@@ -368,14 +373,12 @@ def test_conditional_gumbels_have_the_distribution_of_plain_ones():
 
 def test_argmax_of_the_conditional_gumbels_is_the_choice():
     """The largest p_j has the largest p_j (1 − p_j), the choice's: checked where p is not a tie."""
-    rows = random_logits(rows=5000)
-    single = functools.partial(estimators.gumbel_rao, num_samples=1)
-    found = np.sort(np.asarray(spreads(single, rows, jax.random.key(0), 1.0)), -1)
-    clear = found[:, -1] - found[:, -2] > 1e-4
+    rows = random_logits(rows=20_000)
+    choices, found = map(np.asarray, choices_and_spreads(rows, jax.random.key(0), 1.0))
+    largest = np.sort(found, -1)[:, -2:]
+    clear = largest[:, 1] - largest[:, 0] > 1e-4
     assert clear.mean() > 0.9
-    unsorted = np.asarray(spreads(single, rows, jax.random.key(0), 1.0))
-    choices = np.asarray(single(rows, jax.random.key(0), 1.0).choices)
-    np.testing.assert_array_equal(unsorted.argmax(-1)[clear], choices[clear])
+    np.testing.assert_array_equal(found.argmax(-1)[clear], choices[clear])
 
 
 def test_measured_bias_and_variance_are_those_of_theory():
@@ -391,18 +394,24 @@ def test_measured_bias_and_variance_are_those_of_theory():
                 assert biased == ((name, loss, tau) not in unbiased), (name, loss, tau)
 
 
+def gradient_of(estimator, logits, key=0, temperature=1.0):
+    """The gradient of a random linear function of the weights to the logits."""
+    target = jax.random.normal(jax.random.key(9), logits.shape)
+
+    def total(logits):
+        return jnp.sum(target * estimator(logits, jax.random.key(key), temperature).weights)
+
+    return jax.grad(total)(logits)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_gradients_are_finite_at_extreme_logits(name):
     for scale in (1e2, 1e4, 1e8):
-        logits = random_logits(scale)
-        weights = lambda logits: getattr(estimators, name)(logits, jax.random.key(0), 1.0).weights  # noqa: E731
-        for j in range(6):
-            gradient = jax.grad(lambda logits: jnp.sum(weights(logits)[:, j]))(logits)  # noqa: B023
-            assert np.isfinite(gradient).all(), (scale, j)
+        assert np.isfinite(gradient_of(compiled(name), random_logits(scale))).all()
 
 
 def test_gumbel_rao_is_finite_when_an_exponential_draw_is_exactly_0(monkeypatch):
-    """Which happens once in 2^23 float32 draws: at every few hundred steps of a wide layer."""
+    """Which happens once in 2^23 float32 draws: every few hundred steps of a wide layer."""
     drawn = []
 
     def zeros(key, shape, dtype):
@@ -410,31 +419,24 @@ def test_gumbel_rao_is_finite_when_an_exponential_draw_is_exactly_0(monkeypatch)
         return jnp.zeros(shape, dtype)
 
     monkeypatch.setattr(jax.random, "exponential", zeros)
-    logits = random_logits()
-    for j in range(6):
-        gradient = jax.grad(
-            lambda logits: jnp.sum(
-                estimators.gumbel_rao(logits, jax.random.key(0), 1.0).weights[:, j]  # noqa: B023
-            )
-        )(logits)
-        assert np.isfinite(gradient).all()
-    assert len(drawn) == 6
+    assert np.isfinite(gradient_of(estimators.gumbel_rao, random_logits())).all()
+    assert drawn == [(16, 64, 6)]
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_bfloat16_logits_are_handled_in_float32(name):
     """Value and gradient are those of the same logits in float32."""
-    estimator, key = getattr(estimators, name), jax.random.key(2)
+    estimator = compiled(name)
     logits = random_logits().astype(jnp.bfloat16)
-    target = jax.random.normal(key, logits.shape)
-    narrow, wide = (estimator(x, key, 1.3) for x in (logits, logits.astype(jnp.float32)))
-    assert narrow.weights.dtype == jnp.float32
-    np.testing.assert_array_equal(narrow.weights, wide.weights)
-    total = lambda logits: jnp.sum(target * estimator(logits, key, 1.3).weights)  # noqa: E731
-    gradient = jax.grad(total)(logits)
+    wide = logits.astype(jnp.float32)
+    weights = estimator(logits, jax.random.key(2), 1.3).weights
+    assert weights.dtype == jnp.float32
+    np.testing.assert_array_equal(weights, estimator(wide, jax.random.key(2), 1.3).weights)
+    gradient = gradient_of(estimator, logits)
     assert gradient.dtype == jnp.bfloat16
-    expected = jax.grad(total)(logits.astype(jnp.float32)).astype(jnp.bfloat16)
-    np.testing.assert_array_equal(gradient, expected)
+    expected = gradient_of(estimator, wide)
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_array_equal(gradient, expected.astype(jnp.bfloat16))
 
 
 # --- errors -------------------------------------------------------------------------------
@@ -450,11 +452,12 @@ def test_a_bad_temperature_raises_naming_the_estimator_and_the_value(name, bad):
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_traced_temperature_is_not_checked_and_counts(name):
-    estimator = getattr(estimators, name)
-    soft = jax.jit(lambda tau: estimator(random_logits(rows=2), jax.random.key(0), tau).weights)
-    assert soft(-1.0).shape == (2, 6)
-    concrete = estimator(random_logits(rows=2), jax.random.key(0), 1.5).weights
-    np.testing.assert_allclose(soft(1.5), concrete, rtol=1e-6)
+    logits, key = random_logits(), jax.random.key(0)
+    assert compiled(name)(logits, key, -1.0).weights.shape == (64, 6)
+    warm, hot = (gradient_of(compiled(name), logits, temperature=tau) for tau in (1.5, 3.0))
+    concrete = gradient_of(getattr(estimators, name), logits, temperature=1.5)
+    np.testing.assert_allclose(warm, concrete, rtol=1e-4, atol=1e-6)
+    assert np.abs(warm - hot).max() > 0.01
 
 
 def test_reinmax_below_temperature_1_raises():

@@ -176,9 +176,7 @@ def test_a_killed_process_resumes_bit_for_bit(whole, tmp_path):
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole, tmp_path, monkeypatch, capsys):
-    config = dataclasses.replace(
-        whole, run_dir=str(tmp_path / "run"), checkpoint_seconds=0.0
-    )
+    config = dataclasses.replace(whole, run_dir=str(tmp_path / "run"), checkpoint_seconds=0.0)
     append = run_folder.append_metrics
 
     def interrupt(folder, row):
@@ -321,9 +319,7 @@ def test_preset_and_task_decide_the_defaults():
         "published", "mnist"
     )
     config = program.parse(["--task", "function:kinks", "--seed", "3"])
-    assert config == dataclasses.replace(
-        default_config("recommended", "function:kinks"), seed=3
-    )
+    assert config == dataclasses.replace(default_config("recommended", "function:kinks"), seed=3)
 
 
 @pytest.mark.parametrize(
