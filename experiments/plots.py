@@ -221,9 +221,9 @@ def _text_color(color: Any) -> str:
 def _columns(names: Sequence[str], width: float) -> int:
     """How many columns of legend entries, filled one after the other, fit in `width` inches."""
     entries = [0.42 + 0.06 * len(name) for name in names]
-    for columns in range(len(names), 1, -1):
-        depth = math.ceil(len(names) / columns)
-        if sum(max(entries[k : k + depth]) for k in range(0, len(names), depth)) <= width:
+    for depth in range(1, len(names)):
+        columns = math.ceil(len(names) / depth)
+        if sum(max(part) for part in np.array_split(entries, columns)) <= width:
             return columns
     return 1
 
@@ -293,9 +293,9 @@ def shares_over_epochs(run: RunData) -> Figure:
     mixed = run.rows("mixed")
     layers = selective[-1]["layers"]
     names = list(dict.fromkeys(name for layer in layers.values() for name in layer["shares"]))
-    columns = min(len(layers), 4)
+    columns = _panel_columns(len(layers))
     lines = math.ceil(len(layers) / columns)
-    size = (max(3.4, 0.55 + 1.55 * columns), 0.8 + 1.2 * lines)
+    size = (min(max(3.4, 0.55 + 1.55 * columns), WIDTH), 0.8 + 1.2 * lines)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for path, panel in zip(layers, panels, strict=False):
@@ -311,6 +311,13 @@ def shares_over_epochs(run: RunData) -> Figure:
     figure.supylabel("share of neurons (%)", size=8)
     _function_legend(figure, function_colors(names))
     return figure
+
+
+def _panel_columns(panels: int) -> int:
+    """Columns of a grid with few empty places."""
+    if panels <= 4:
+        return panels
+    return min((4, 3, 5) if panels <= 12 else (4, 5), key=lambda columns: -panels % columns)
 
 
 def _share_history(rows: list[dict[str, Any]], path: str, names: list[str]) -> np.ndarray:
@@ -402,7 +409,7 @@ def _map_canvas(layers: dict[str, LayerChoices], columns: int, rows: float) -> t
     cell = min(0.17, (WIDTH - left - 0.1) / columns)
     width = max(3.4, left + cell * columns + 0.1)
     across = _columns(list(colors), width - left)
-    header, footer = 0.12 + 0.17 * math.ceil(len(colors) / across), 0.45
+    header, footer = 0.16 + 0.17 * math.ceil(len(colors) / across), 0.45
     height = header + rows * cell + footer
     figure = Figure(figsize=(width, height))
     bounds = (left / width, footer / height, cell * columns / width, rows * cell / height)
@@ -418,7 +425,7 @@ def _map_canvas(layers: dict[str, LayerChoices], columns: int, rows: float) -> t
         ncols=across,
         handlelength=1.0,
         handleheight=1.0,
-        borderaxespad=0.2,
+        borderaxespad=0.5,
         borderpad=0,
     )
     _confidence_legend(figure, left, max(len(layer.pool) for layer in layers.values()), columns)
@@ -452,7 +459,7 @@ def curves(run: RunData) -> Figure:
     """
     quantities = ["loss"] if run.config.is_regression else ["loss", "score"]
     selective = [row for row in run.rows("selective") if row["layers"]]
-    extra = [0.7] if selective else []
+    extra = [0.75] if selective else []
     single = len(quantities) == 1 and not selective
     figure = Figure(figsize=(4.2 if single else WIDTH, 2.5), layout="constrained")
     ratios = [1.0] * len(quantities) + extra
@@ -484,9 +491,11 @@ def _curve_panel(axes: Axes, run: RunData, quantity: str) -> None:
         axes.plot(epochs, values, color=color, lw=width, label=split, marker=dot)
     best = best_epochs(run)
     values = [scale * row[f"validation_{quantity}"] for row in best]
-    ring = dict(ls="", marker="o", ms=4.5, mfc="white", mec=ACCENT, mew=1.2, zorder=5)
+    ring: dict[str, Any] = dict(
+        ls="", marker="o", ms=4.5, mfc="white", mec=ACCENT, mew=1.2, zorder=5
+    )
     label = "lowest validation loss of a phase"
-    axes.plot([row["epoch"] for row in best], values, label=label, **ring)  # type: ignore[arg-type]
+    axes.plot([row["epoch"] for row in best], values, label=label, **ring)
     if run.rows("mixed") and run.rows("selective"):
         at = run.rows("selective")[-1]["epoch"] + 0.5
         axes.axvline(at, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
@@ -535,7 +544,7 @@ def _decision_panels(figure: Figure, place: SubplotSpec, rows: list[dict[str, An
     upper.set(ylim=(chance - 0.02, 1.02), ylabel="mean max.\nprobability")
     upper.tick_params(labelbottom=False)
     lower.plot(epochs, [row["temperature"] for row in rows], color=INK, lw=1.0, marker=dot)
-    lower.set(xlabel="epoch of phase 1", ylabel="temperature")
+    lower.set(xlabel="epoch, phase 1", ylabel="temperature")
     lower.set_ylim(0, 1.15 * max(row["temperature"] for row in rows))
     lower.xaxis.set_major_locator(ticker.MaxNLocator(3, integer=True))
     upper.sharex(lower)
@@ -572,13 +581,13 @@ def confusion(run: RunData) -> Figure:
     side = min(max(0.43 * classes, 2.2), 4.7)
     figure = Figure(figsize=(side + 1.5, side + 0.75), layout="constrained")
     axes = figure.subplots()
-    heat = LinearSegmentedColormap.from_list("errors", ["#FFFFFF", "#F6B26B", "#D55E00", "#7A2E00"])
-    heat = heat.with_extremes(bad="#EDEDED")
+    steps = ["#FFFFFF", "#F6B26B", "#D55E00", "#7A2E00"]
+    heat = LinearSegmentedColormap.from_list("errors", steps).with_extremes(bad="#EDEDED")
     image = axes.imshow(wrong, cmap=heat, vmin=0, vmax=max(float(wrong.max() or 0), 1.0))
     if classes <= 20:
         _write_cells(axes, image, counts, percent)
     slanted = max(map(len, names)) > 4
-    turn = dict(rotation=40, ha="right", rotation_mode="anchor") if slanted else {}
+    turn: dict[str, Any] = dict(rotation=40, ha="right", rotation_mode="anchor") if slanted else {}
     axes.set_xticks(range(classes), names, **turn)
     axes.set_yticks(range(classes), names)
     axes.set(xlabel="predicted class", ylabel="true class")
@@ -590,7 +599,7 @@ def confusion(run: RunData) -> Figure:
     axes.tick_params(which="minor", length=0)
     bar = figure.colorbar(image, ax=axes, shrink=0.6, aspect=22, pad=0.02)
     bar.set_label("errors (% of the true class)")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return figure
 
 
@@ -617,7 +626,8 @@ def fit(run: RunData) -> Figure:
     """
     data = _present(run.fit, "fit.npz")
     figure = Figure(figsize=(WIDTH, 4.3), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.12))
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1, 1.12))
+    upper, lower = halves
     panels = upper.subplots(1, len(data["line_true"]), sharey=True, squeeze=False)[0]
     for number, axes in enumerate(panels):
         _line_panel(axes, data, number)
@@ -640,7 +650,7 @@ def _line_panel(axes: Axes, data: dict[str, np.ndarray], number: int) -> None:
     inside = float(data["inside"])
     axes.axvspan(-inside, inside, color="#EFEFEF", lw=0, zorder=0, label="training range")
     axes.plot(data["line_x"], data["line_true"][number], color="black", lw=0.8, label="true")
-    dashes = dict(color="#D55E00", lw=1.5, ls=(0, (3, 2)))
+    dashes: dict[str, Any] = dict(color="#D55E00", lw=1.5, ls=(0, (3, 2)))
     axes.plot(data["line_x"], data["line_fit"][number], label="fitted", **dashes)
     held = _held(data, 1)
     axes.set_xlabel(f"$x_{number + 1}$" + (f"  ({held})" if held else ""))
@@ -715,7 +725,7 @@ def comparison(folders: Sequence[Path]) -> Figure:
         if colors[label] == INK:
             axes.axhspan(place - 0.5, place + 0.5, color="#E8F1F7", lw=0, zorder=0)
         axes.plot([means[label]] * 2, [place - 0.3, place + 0.3], color=INK, lw=1.0, zorder=2)
-        points = dict(marker="o", ms=5, mfc=colors[label], mec=INK, mew=0.4)
+        points: dict[str, Any] = dict(marker="o", ms=5, mfc=colors[label], mec=INK, mew=0.4)
         axes.plot(rows[label], [place] * len(rows[label]), ls="", zorder=3, **points)
     axes.set_yticks(range(len(order)), order)
     for text, label in zip(axes.get_yticklabels(), order, strict=True):

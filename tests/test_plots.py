@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from experiments import plots
 from experiments.config import POOLS, Config, default_config, to_json
@@ -178,9 +179,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(autouse=True)
 def unchanged_settings():
     """No figure may change the settings of the caller."""
-    before = matplotlib.rcParams.copy()
+    # As plain dicts: RcParams itself resolves the backend when it is read.
+    before = dict.copy(matplotlib.rcParams)
     yield
-    assert matplotlib.rcParams == before
+    assert dict.copy(matplotlib.rcParams) == before
 
 
 # Which files appear
@@ -196,7 +198,6 @@ def png_size(path: Path) -> tuple[int, int]:
     ("name", "expected"),
     [
         ("images", [*PHASE_FIGURES, "confusion"]),
-        ("deep", [*PHASE_FIGURES, "confusion"]),
         ("uniform", ["curves", "confusion"]),
         ("function", [*PHASE_FIGURES, "fit"]),
     ],
@@ -212,6 +213,33 @@ def test_a_folder_gets_the_figures_it_has_data_for(folders, name, expected):
             assert 600 <= width <= 1400 and 150 <= height <= 1900, (path, width, height)
         else:
             assert "<svg" in path.read_text()[:1000] and path.stat().st_size < 4e6
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_no_text_is_clipped(folders, name, monkeypatch):
+    run = plots.load_run(folders[name])
+    texts = []
+    plain_draw = Text.draw
+
+    def draw_and_note(text, renderer):
+        if text.get_visible() and text.get_text():
+            texts.append((text.get_text(), text.get_window_extent(renderer)))
+        plain_draw(text, renderer)
+
+    for draw in plots.FIGURES.values():
+        try:
+            figure = draw(run)
+        except plots.MissingData:
+            continue
+        texts.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Text, "draw", draw_and_note)
+            figure.draw_without_rendering()
+        width, height = figure.bbox.size
+        assert len(texts) > 5
+        for text, box in texts:
+            inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+            assert inside, (draw.__name__, text, box)
 
 
 def test_missing_files_leave_their_figures_out(tmp_path):
