@@ -14,11 +14,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import report, run_folder, targets
+from experiments import demo, report, run_folder, targets
 from experiments import run as program
 from experiments.config import Config, default_config, to_json
 from experiments.run_folder import Checkpoints, RunError
 from experiments.tasks import load_task
+from smartmixed_jax import ActivationPool
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -295,23 +296,20 @@ def test_the_comparison_picks_the_best_uniform_network_by_validation(tmp_path):
 # The command line
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.run", *arguments],
+def test_help_documents_every_option():
+    result = subprocess.run(
+        [sys.executable, "-m", "experiments.run", "--help"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
         timeout=120,
     )
-
-
-def test_help_documents_every_option():
-    text = command("--help").stdout
+    assert result.returncode == 0, result.stderr
     for field in dataclasses.fields(Config):
         option = "--" + field.name.replace("_", "-")
-        entry = re.search(rf"{option}\b[^\n]*\n?[^\n]*[a-z]{{3}}", text)
-        assert entry, option
+        # The option, its values, and behind them or on the next line a sentence.
+        assert re.search(rf"{option}\b[^\n]*\n?[^\n]*[a-z]{{3}} [a-z]", result.stdout), option
 
 
 def test_preset_and_task_decide_the_defaults():
@@ -328,10 +326,54 @@ def test_preset_and_task_decide_the_defaults():
         (["--task", "mnits"], "task = 'mnits'"),
         (["--temperature", "0"], "temperature = 0.0"),
         (["--method", "uniform:swish"], "method = 'uniform:swish'"),
+        (["--sead", "1"], "--sead"),
+        (["--preset", "best"], "best"),
     ],
 )
-def test_bad_arguments_end_with_one_line(arguments, message):
-    result = command(*arguments)
-    assert result.returncode != 0
-    assert message in result.stderr + result.stdout
-    assert "Traceback" not in result.stderr
+def test_bad_arguments_end_with_a_message(capsys, arguments, message):
+    try:
+        status = program.main(arguments)
+    except SystemExit as exit:
+        status = exit.code
+    captured = capsys.readouterr()
+    assert status != 0
+    assert message in captured.err + captured.out
+
+
+def test_the_command_prints_tables_and_draws_figures(whole, capsys):
+    arguments = [
+        f"--{field.name.replace('_', '-')}={getattr(whole, field.name)}"
+        for field in dataclasses.fields(Config)
+        if field.type in ("int", "float", int, float)
+    ]
+    command = [*arguments, "--run-dir", whole.run_dir, "--hidden", "16", "12"]
+    assert program.main(command) == 0
+    text = capsys.readouterr().out
+    _, summary = report.load(Path(whole.run_dir))
+    assert f"{100 * summary['phases'][-1]['test_score']:.2f} %" in text
+    assert f"after fixing {100 * summary['switch']['fixed']:.4g} %" in text
+    pictures = {path.stem for path in (Path(whole.run_dir) / "figures").glob("*.png")}
+    assert pictures == {"shares", "shares_over_epochs", "choice_map", "curves", "confusion"}
+
+
+def test_the_demo_compares_and_draws(tmp_path, monkeypatch, capsys):
+    """The program of `make demo` on two functions and a few steps."""
+    pools = {name: ActivationPool({"relu": jax.nn.relu}) for name in ("paper", "regression")}
+    monkeypatch.setattr(demo, "POOLS", pools)
+
+    def small(preset, task):
+        return dataclasses.replace(tiny(tmp_path, task), run_dir=None, preset=preset)
+
+    monkeypatch.setattr(demo, "default_config", small)
+    assert demo.main([str(tmp_path / "demo")]) == 0
+    text = capsys.readouterr().out
+    for line in ("digits: test accuracy", "function:product_sine: normalised test error"):
+        assert line in text
+    assert text.count("best uniform, by validation") == 2
+    named = re.findall(r"^  (\S+)/: (.*)$", text, re.MULTILINE)
+    assert len(named) == 5  # two runs of each task, and the comparisons
+    for folder, names in named:
+        for name in names.split(", "):
+            assert Path(folder, f"{name}.png").stat().st_size > 5_000
+            assert Path(folder, f"{name}.svg").exists()
+    assert any("fit" in names for _, names in named)
