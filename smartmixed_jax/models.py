@@ -60,10 +60,7 @@ class MLP(nnx.Module):
     ) -> None:
         widths = (in_features, *hidden, out_features)
         self.layers = nnx.List(
-            [
-                linear(din, dout, rngs=rngs)
-                for din, dout in itertools.pairwise(widths)
-            ]
+            [linear(din, dout, rngs=rngs) for din, dout in itertools.pairwise(widths)]
         )
         self.activations = nnx.List([activation(features, rngs=rngs) for features in hidden])
 

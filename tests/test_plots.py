@@ -210,9 +210,11 @@ def test_a_folder_gets_the_figures_it_has_data_for(folders, name, expected):
     for path in paths:
         if path.suffix == ".png":
             width, height = png_size(path)
-            assert 600 <= width <= 1400 and 150 <= height <= 1900, (path, width, height)
+            assert 600 <= width <= 1400, path
+            assert 150 <= height <= 1900, path
         else:
-            assert "<svg" in path.read_text()[:1000] and path.stat().st_size < 4e6
+            assert "<svg" in path.read_text()[:1000]
+            assert path.stat().st_size < 4e6
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -270,7 +272,8 @@ def test_no_run_folder_is_one_error(tmp_path, capsys, damage):
         plots.draw_figures(folder)
     assert plots.main([str(folder)]) == 1
     captured = capsys.readouterr()
-    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
     assert not (folder / "figures").exists()
 
 
@@ -435,7 +438,8 @@ def test_confusion_holds_percent_and_counts(folders):
         assert count == f"({counts[row, column]})"
         assert float(percent) == pytest.approx(counts[row, column] / 10, abs=0.05)
     image = axes.images[0].get_array()
-    assert image.mask.diagonal().all() and image.mask.sum() == 10
+    assert image.mask.diagonal().all()
+    assert image.mask.sum() == 10
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == run.summary["class_names"]
 
