@@ -12,6 +12,7 @@ from pathlib import Path
 
 from experiments import plots, report
 from experiments.config import POOLS, Config, default_config
+from experiments.recipes import crossed
 from experiments.run import run, run_folder_of
 
 TASKS = ("digits", "function:product_sine")
@@ -22,13 +23,10 @@ def configs(task: str, root: Path) -> list[Config]:
     """The two-phase runs of a task, then its uniform baselines, seed by seed."""
     base = default_config("recommended", task)
     methods = ("two_phase", *(f"uniform:{name}" for name in POOLS[base.pool].names))
-    runs = []
-    for method in methods:
-        for seed in SEEDS:
-            config = dataclasses.replace(base, method=method, seed=seed)
-            folder = root / run_folder_of(config).relative_to("runs")
-            runs.append(dataclasses.replace(config, run_dir=str(folder)))
-    return runs
+    return [
+        dataclasses.replace(config, run_dir=str(root / run_folder_of(config).relative_to("runs")))
+        for config in crossed(base, [{"method": method} for method in methods], SEEDS)
+    ]
 
 
 def main(arguments: Sequence[str]) -> int:
