@@ -86,7 +86,7 @@ def _train(
         state, position = _train_phase(
             config, task, folder, checkpoints, progress, position, program, state, rest
         )
-        result = _finish_phase(config, program, state, rest, task)
+        result = _finish_phase(config, folder, program, state, rest, task, position)
         position = position._replace(results=(*position.results, result))
         if position.phase + 1 == len(phases(config)):
             break
@@ -119,7 +119,7 @@ def _train_phase(
             rest,
             task.splits["train"],
             task.splits["validation"],
-            jnp.uint32(config.seed),
+            train.draw(program, config.seed, epoch, len(task.splits["train"].labels)),
             jnp.int32(epoch),
         )
         position = position._replace(epoch=epoch + 1)
@@ -184,28 +184,38 @@ def _resume(
 
 
 def _finish_phase(
-    config: Config, program: Program, state: State, rest: nnx.State, task: Task
+    config: Config,
+    folder: Path,
+    program: Program,
+    state: State,
+    rest: nnx.State,
+    task: Task,
+    position: Position,
 ) -> dict[str, Any]:
     """The one look at the test set, with the parameters that `select_epoch` names."""
+    best, last = int(state.best_epoch), program.spec.epochs
+    tested = best if config.select_epoch == "lowest_loss" else last
+    epochs_before = _epochs_done(config, position) - last
+    row = run_folder.read_metrics(folder)[epochs_before + tested - 1]
     result: dict[str, Any] = {
         "name": program.spec.name,
-        "epochs": program.spec.epochs,
-        "best_epoch": int(state.best_epoch),
-        "tested_epoch": program.spec.epochs,
+        "epochs": last,
+        "best_epoch": best,
+        "tested_epoch": tested,
+        "validation_loss": row["validation_loss"],
+        "validation_score": row["validation_score"],
     }
-    if config.select_epoch == "lowest_loss":
-        result["tested_epoch"] = result["best_epoch"]
     params = train.selected(config, state)
-    tau = train.temperature(program, program.spec.epochs * program.steps)
-    key = train.make_key(jnp.uint32(config.seed), program.phase, train.EVALUATION)
-    for number, name in enumerate(name for name in task.splits if name != "train"):
+    tau = train.temperature(program, last * program.steps)
+    key = train.make_key(config.seed, program.phase, train.EVALUATION)
+    for number, name in enumerate(name for name in ("test", "outside") if name in task.splits):
         split = task.splits[name]
         # Epochs fold in 0, 1, …; these are beyond them.
         noise = jax.random.fold_in(key, 1_000_000 + number)
         loss, score, _ = train.evaluate(program, params, rest, split, noise, tau)
         result[f"{name}_loss"], result[f"{name}_score"] = float(loss), float(score)
         if config.is_regression:
-            variance = float(jnp.var(split.labels))
+            variance = float(np.var(np.asarray(split.labels)))
             result[f"{name}_normalized_error"] = float(score) / variance
     return result
 

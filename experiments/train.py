@@ -270,6 +270,65 @@ def _apply(program: Program, model: Any, inputs: jax.Array, key: jax.Array) -> j
 # An epoch
 
 
+class Draws(NamedTuple):
+    """What is random in one epoch.
+
+    Attributes:
+        indices: int32 [steps, batch] into the training data; −1 pads the last short batch.
+        noise: a key per step, [steps].
+        evaluation: the key of the validation.
+    """
+
+    indices: jax.Array
+    noise: jax.Array
+    evaluation: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=("size", "batch", "steps", "replacement"))
+def _draw(
+    seed: jax.Array,
+    phase: jax.Array,
+    epoch: jax.Array,
+    epochs_before: jax.Array,
+    *,
+    size: int,
+    batch: int,
+    steps: int,
+    replacement: bool,
+) -> Draws:
+    # Phase 0's key in every phase: all methods of a comparison see the same batches.
+    key = jax.random.fold_in(make_key(seed, 0, BATCHES), epochs_before + epoch)
+    if replacement:
+        indices = jax.random.randint(key, (steps, batch), 0, size)
+    else:
+        order = jax.random.permutation(key, size)
+        padded = jnp.pad(order, (0, steps * batch - size), constant_values=-1)
+        indices = padded.reshape(steps, batch)
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    noise = fold(make_key(seed, phase, SELECTION), epoch * steps + jnp.arange(steps))
+    evaluation = jax.random.fold_in(make_key(seed, phase, EVALUATION), epoch)
+    return Draws(indices, noise, evaluation)
+
+
+def draw(program: Program, seed: int, epoch: int, size: int) -> Draws:
+    """The batches and keys of an epoch of the program's phase.
+
+    Apart from `run_epoch`, because the bits of a generator take longer to compile than a small
+    network, and this way all methods share one compilation of them.
+    """
+    epochs_before = sum(phase.epochs for phase in phases(program.config)[: program.phase])
+    return _draw(
+        jnp.uint32(seed),
+        jnp.int32(program.phase),
+        jnp.int32(epoch),
+        jnp.int32(epochs_before),
+        size=size,
+        batch=program.config.batch_size,
+        steps=program.steps,
+        replacement=bool(program.config.steps_per_epoch),
+    )
+
+
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def run_epoch(
     program: Program,
@@ -277,7 +336,7 @@ def run_epoch(
     rest: nnx.State,
     train: Split,
     validation: Split,
-    seed: jax.Array,
+    draws: Draws,
     epoch: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Trains for one epoch and validates; one compiled program per phase.
@@ -287,7 +346,7 @@ def run_epoch(
         state: donated.
         rest: what is never trained.
         train, validation: data on the device.
-        seed: uint32 [].
+        draws: of this epoch.
         epoch: within the phase, from 0, int32 [].
 
     Returns:
@@ -296,21 +355,21 @@ def run_epoch(
     """
     config = program.config
     transform = optimizer(program)
-    indices = _batches(program, len(train.labels), seed, epoch)
     first = epoch * program.steps
-    noise = make_key(seed, program.phase, SELECTION)
 
-    def loss(params: Params, step: jax.Array, index: jax.Array) -> tuple[jax.Array, Any]:
+    def loss(
+        params: Params, step: jax.Array, index: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, Any]:
         mask = index >= 0
         model = program.model(params, rest, temperature(program, step))
         inputs, labels = train.inputs[index], train.labels[index]
-        outputs = _apply(program, model, inputs, jax.random.fold_in(noise, step))
+        outputs = _apply(program, model, inputs, key)
         losses, scores = losses_and_scores(config, outputs, labels)
         count = jnp.sum(mask)
         total = jnp.sum(jnp.where(mask, losses, 0))
         return total / count, (total, jnp.sum(jnp.where(mask, scores, 0)), count)
 
-    def train_step(carry: tuple[Params, optax.OptState], inputs: tuple[jax.Array, jax.Array]):
+    def train_step(carry: tuple[Params, optax.OptState], inputs: tuple[jax.Array, ...]):
         params, opt_state = carry
         (value, sums), gradients = jax.value_and_grad(loss, has_aux=True)(params, *inputs)
         updates, opt_state = transform.update(gradients, opt_state, params)
@@ -318,13 +377,12 @@ def run_epoch(
 
     steps = first + jnp.arange(program.steps)
     (params, opt_state), (step_losses, sums) = jax.lax.scan(
-        train_step, (state.params, state.opt_state), (steps, indices)
+        train_step, (state.params, state.opt_state), (steps, draws.indices, draws.noise)
     )
     total, score, count = (jnp.sum(part) for part in sums)
     last_step = first + program.steps - 1
-    key = jax.random.fold_in(make_key(seed, program.phase, EVALUATION), epoch)
     model = program.model(params, rest, temperature(program, last_step))
-    validation_loss, validation_score, _ = _evaluate(program, model, validation, key)
+    validation_loss, validation_score, _ = _evaluate(program, model, validation, draws.evaluation)
 
     better = validation_loss < state.best_loss
     best_params = jax.tree.map(
@@ -346,20 +404,6 @@ def run_epoch(
         "temperature": temperature(program, last_step),
         "learning_rate": learning_rate(program, last_step),
     }
-
-
-def _batches(program: Program, size: int, seed: jax.Array, epoch: jax.Array) -> jax.Array:
-    """Indices [steps, batch] into the training data; −1 pads the last short batch."""
-    # Phase 0's key in every phase: all methods of a comparison see the same batches.
-    key = make_key(seed, 0, BATCHES)
-    before = sum(phase.epochs for phase in phases(program.config)[: program.phase])
-    key = jax.random.fold_in(key, before + epoch)
-    batch = program.config.batch_size
-    if program.config.steps_per_epoch:
-        return jax.random.randint(key, (program.steps, batch), 0, size)
-    order = jax.random.permutation(key, size)
-    padding = program.steps * batch - size
-    return jnp.pad(order, (0, padding), constant_values=-1).reshape(program.steps, batch)
 
 
 # Evaluation

@@ -33,9 +33,8 @@ def start(config: Config, task: Task):
 
 def epoch(config, task, program, state, rest, number=0):
     splits = task.splits["train"], task.splits["validation"]
-    return train.run_epoch(
-        program, state, rest, *splits, jnp.uint32(config.seed), jnp.int32(number)
-    )
+    draws = train.draw(program, config.seed, number, len(splits[0].labels))
+    return train.run_epoch(program, state, rest, *splits, draws, jnp.int32(number))
 
 
 def copy(state):
@@ -46,10 +45,7 @@ def test_an_epoch_visits_every_example_once(digits):
     config = tiny()
     program, *_ = start(config, digits)
     size = len(digits.splits["train"].labels)
-    orders = [
-        np.asarray(train._batches(program, size, jnp.uint32(0), jnp.int32(number)))
-        for number in (0, 1)
-    ]
+    orders = [np.asarray(train.draw(program, 0, number, size).indices) for number in (0, 1)]
     for order in orders:
         assert order.shape == (math.ceil(size / 200), 200)
         assert sorted(order[order >= 0].tolist()) == list(range(size))
@@ -64,12 +60,10 @@ def test_the_mixed_phase_goes_on_with_new_batches_and_uniform_sees_the_same(digi
     selective, *_ = start(config, digits)
     whole, *_ = start(uniform, digits)
     mixed = dataclasses.replace(selective, phase=1)
-    seed = jnp.uint32(5)
     for number in range(4):
         program, own = (selective, number) if number < 2 else (mixed, number - 2)
         np.testing.assert_array_equal(
-            train._batches(program, size, seed, jnp.int32(own)),
-            train._batches(whole, size, seed, jnp.int32(number)),
+            train.draw(program, 5, own, size).indices, train.draw(whole, 5, number, size).indices
         )
 
 
@@ -335,9 +329,9 @@ def test_layers_and_steps_draw_their_own_noise(digits):
     state.params["selection"] = jax.tree.map(jnp.zeros_like, state.params["selection"])
     draws = []
     original = program.model(state.params, rest)
-    keys = train.make_key(jnp.uint32(0), 0, train.SELECTION)
+    keys = train.draw(program, 0, 0, 500).noise
     for step in range(2):
-        rngs = nnx.Rngs(selection=jax.random.fold_in(keys, step))
+        rngs = nnx.Rngs(selection=keys[step])
         for activation in original.activations:
             logits = activation.logits[...]
             draws.append(activation.estimator(logits, rngs.selection(), 1.0).choices)
