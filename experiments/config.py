@@ -228,7 +228,7 @@ REGRESSION: dict[str, Any] = dict(
 )
 """What function tasks change in `recommended`."""
 
-DIGITS: dict[str, Any] = dict(architecture=4, selective_epochs=60, mixed_epochs=120)
+DIGITS: dict[str, Any] = dict(architecture=4, selective_epochs=40, mixed_epochs=80)
 """What `digits` changes in `recommended`: 1,294 training images make an epoch of 11 steps."""
 
 

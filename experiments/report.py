@@ -97,7 +97,10 @@ def _layer_table(switch: dict[str, Any]) -> str:
 
 
 def compare(folders: Sequence[Path]) -> str:
-    """Runs of one task: test score per method and seed; the best uniform network by validation."""
+    """Runs of one task: test score per method and seed.
+
+    The best uniform network of a seed is the one with the best validation score.
+    """
     runs = [load(folder) for folder in folders]
     config = runs[0][0]
     seeds = sorted({run.seed for run, _ in runs})
@@ -105,8 +108,8 @@ def compare(folders: Sequence[Path]) -> str:
     validation: dict[str, dict[int, float]] = {}
     for run, summary in runs:
         scores.setdefault(run.variant, {})[run.seed] = test_score(run, summary)
-        loss = summary["phases"][-1]["validation_loss"]
-        validation.setdefault(run.variant, {})[run.seed] = loss
+        score = summary["phases"][-1]["validation_score"]
+        validation.setdefault(run.variant, {})[run.seed] = score if run.is_regression else -score
     rows = [
         [variant, *(format_score(config, by_seed[seed]) for seed in seeds)]
         for variant, by_seed in scores.items()

@@ -96,7 +96,11 @@ def apply_choices(
             f"apply_choices: x{list(x.shape)} on axis {axis} needs {x.shape[axis]} choices, "
             f"got {len(indices)}"
         )
-    return _select(pool, axis, x, indices)
+    # Opaque to XLA, which would drop the functions not in use and compile the others differently:
+    # the value would differ from that of `mix` in the last bit. One entry more, because an array
+    # of equal values is folded in spite of the barrier.
+    opaque = jax.lax.optimization_barrier(jnp.asarray(np.append(indices, np.int32(-1))))
+    return _select(pool, axis, x, opaque[:-1])
 
 
 def check_choices(

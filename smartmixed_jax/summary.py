@@ -82,13 +82,14 @@ def switch_report(
     """
     # Dropout and batch statistics in evaluation mode in all four: only the selection differs.
     model = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
+    fixed = fix_choices(model)
     noise = nnx.view(model, only=SelectiveActivation, deterministic=False)
     expectation = nnx.view(noise, only=SelectiveActivation, estimator=soft_mixture, temperature=1.0)
     return {
         "noise": score(noise, rngs),
         "argmax": score(model, rngs),
         "expectation": score(expectation, rngs),
-        "fixed": score(fix_choices(model), rngs),
+        "fixed": score(fixed, rngs),
     }
 
 

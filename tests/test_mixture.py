@@ -21,7 +21,7 @@ from smartmixed_jax import (
     mix,
 )
 
-pytestmark = pytest.mark.usefixtures("strict")
+pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.no_nnx]
 
 POOLS = {"paper": PAPER_POOL, "regression": REGRESSION_POOL, "extended": EXTENDED_POOL}
 SMOOTH = ActivationPool({"tanh": jnp.tanh, "sin": jnp.sin, "silu": jax.nn.silu})
@@ -43,7 +43,7 @@ def bits(x):
 
 
 def sample(shape, dtype=jnp.float32, seed=0):
-    return (3 * jax.random.normal(jax.random.key(seed), shape)).astype(dtype)
+    return jnp.asarray(3 * np.random.default_rng(seed).normal(size=shape), dtype)
 
 
 def draw_choices(features, pool, seed=0):
@@ -86,7 +86,8 @@ def test_hard_mix_has_the_bits_of_the_chosen_function(name, dtype):
 @pytest.mark.parametrize("name", POOLS)
 def test_compiled_mix_and_apply_choices_agree_to_the_bit(name, dtype):
     pool = POOLS[name]
-    for seed, (shape, axis) in enumerate(SHAPES if name == "paper" else SHAPES[:1]):
+    every_shape = name == "paper" and dtype == jnp.float32
+    for seed, (shape, axis) in enumerate(SHAPES if every_shape else SHAPES[:1]):
         x = sample(shape, dtype, seed)
         choices = draw_choices(shape[axis], pool, seed)
         y = jitted_mix(x, hard(choices, pool), pool, axis=axis)
@@ -94,9 +95,10 @@ def test_compiled_mix_and_apply_choices_agree_to_the_bit(name, dtype):
         assert y.dtype == dtype
         fixed = jitted_apply(x, tuple(choices.tolist()), pool, axis=axis)
         np.testing.assert_array_equal(bits(fixed), bits(y))
-        expected = chosen(every_function(pool, x), choices, axis).astype(np.float64)
-        precision = 2 * float(jnp.finfo(dtype).eps)
-        np.testing.assert_allclose(np.asarray(y, np.float64), expected, precision, precision)
+        if seed == 0:
+            expected = chosen(every_function(pool, x), choices, axis).astype(np.float64)
+            precision = 2 * float(jnp.finfo(dtype).eps)
+            np.testing.assert_allclose(np.asarray(y, np.float64), expected, precision, precision)
 
 
 @pytest.mark.parametrize("name", POOLS)
@@ -182,11 +184,12 @@ def test_functions_not_chosen_do_no_harm_where_they_or_their_derivatives_are_inf
         lambda x: mix(x, selection, WILD),
         lambda x: apply_choices(x, [k] * 6, WILD),
     ):
-        np.testing.assert_array_equal(call(x), function(x))
-        np.testing.assert_allclose(jax.grad(lambda x: jnp.sum(call(x)))(x), expected)  # noqa: B023
-        slope = jax.jvp(call, (x,), (jnp.ones_like(x),))[1]
-        np.testing.assert_allclose(slope, expected)
-        curvature = jax.grad(lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(call(x)))(x)))(x)  # noqa: B023
+        gradient = jax.grad(lambda x: jnp.sum(call(x)))  # noqa: B023
+        np.testing.assert_allclose(jax.jit(call)(x), function(x), rtol=1e-6)
+        np.testing.assert_allclose(jax.jit(gradient)(x), expected, rtol=1e-6)
+        slope = jax.jit(lambda x: jax.jvp(call, (x,), (jnp.ones_like(x),))[1])(x)  # noqa: B023
+        np.testing.assert_allclose(slope, expected, rtol=1e-6)
+        curvature = jax.jit(jax.grad(lambda x: jnp.sum(gradient(x))))(x)  # noqa: B023
         assert np.isfinite(curvature).all()
 
 
@@ -214,7 +217,7 @@ def test_gradient_to_the_weights_sums_over_leading_axes_around_the_neurons_axis(
     x, g, choices = sample((2, 5, 3)), sample((2, 5, 3), seed=1), draw_choices(5, PAPER_POOL)
     weights, choices = hard(choices, PAPER_POOL)
     mixed = lambda weights: mix(x, Selection(weights, choices), PAPER_POOL, axis=1)  # noqa: E731
-    found = jax.vjp(mixed, weights)[1](g)[0]
+    found = jax.jit(lambda weights: jax.vjp(mixed, weights)[1](g)[0])(weights)
     flat_x, flat_g = (jnp.moveaxis(a, 1, -1).reshape(-1, 5) for a in (x, g))
     expected = exact_weight_gradient(flat_x, flat_g, PAPER_POOL)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -275,15 +278,17 @@ def test_a_function_with_its_own_reverse_rule_keeps_it():
 
 def test_second_derivatives_are_the_functions_own():
     x, choices = sample((3,)), [0, 1, 2]
-    second = [jax.vmap(jax.grad(jax.grad(function)))(x) for function in SMOOTH.functions]
+    second = [jax.jit(jax.vmap(jax.grad(jax.grad(f))))(x) for f in SMOOTH.functions]
     expected = chosen(second, choices, -1)
     for call in (
         lambda x: hard_mix(x, choices, SMOOTH),
         lambda x: apply_choices(x, choices, SMOOTH),
     ):
         total = lambda x: jnp.sum(call(x))  # noqa: B023, E731
-        np.testing.assert_allclose(jax.hessian(total)(x), np.diag(expected), rtol=1e-4, atol=1e-6)
-        along = jax.jvp(jax.grad(total), (x,), (jnp.ones(3),))[1]
+        np.testing.assert_allclose(
+            jax.jit(jax.hessian(total))(x), np.diag(expected), rtol=1e-4, atol=1e-6
+        )
+        along = jax.jit(lambda x: jax.jvp(jax.grad(total), (x,), (jnp.ones(3),))[1])(x)  # noqa: B023
         np.testing.assert_allclose(along, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -323,14 +328,14 @@ def value_and_gradients(transform):
         mixed = transform(lambda x: mix(x, Selection(weights, choices), PAPER_POOL))
         return jnp.sum(mixed(x) ** 2)
 
-    return jax.value_and_grad(total, argnums=(0, 1))(x, weights)
+    return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(x, weights)
 
 
 def scanned(function):
     return lambda x: jax.lax.scan(lambda carry, row: (carry, function(row)), 0, x)[1]
 
 
-@pytest.mark.parametrize("transform", [jax.jit, jax.vmap, jax.checkpoint, scanned])
+@pytest.mark.parametrize("transform", [jax.vmap, jax.checkpoint, scanned, jax.jit])
 def test_transformations_change_neither_value_nor_gradients(transform):
     expected = jax.tree.leaves(value_and_gradients(lambda function: function))
     found = jax.tree.leaves(value_and_gradients(transform))
@@ -376,7 +381,7 @@ def test_any_pool_shape_and_choices_give_the_chosen_values_and_gradients(data):
     functions = dict(zip(EXTENDED_POOL.names, EXTENDED_POOL.functions, strict=True))
     names = data.draw(st.lists(st.sampled_from(sorted(functions)), min_size=1, max_size=4))
     pool = ActivationPool({name: functions[name] for name in names})
-    shape = data.draw(st.lists(st.sampled_from([1, 3]), min_size=1, max_size=3))
+    shape = data.draw(st.sampled_from([(3,), (3, 1), (1, 3), (2, 1, 3)]))
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
     choices = data.draw(
         st.lists(st.integers(0, len(pool) - 1), min_size=shape[axis], max_size=shape[axis])

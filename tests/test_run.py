@@ -279,13 +279,13 @@ def test_a_uniform_run_has_one_phase_and_no_choices(tmp_path):
 
 def test_the_comparison_picks_the_best_uniform_network_by_validation(tmp_path):
     folders = []
-    scores = {"two_phase": (0.5, 0.9), "uniform:relu": (0.3, 0.91), "uniform:tanh": (0.2, 0.80)}
-    for method, (loss, score) in scores.items():
+    scores = {"two_phase": (0.5, 0.9), "uniform:relu": (0.88, 0.91), "uniform:tanh": (0.89, 0.80)}
+    for method, (validation, score) in scores.items():
         config = tiny(tmp_path / method.replace(":", "-"), method=method)
         folder = Path(config.run_dir)
         folder.mkdir()
         (folder / "config.json").write_text(to_json(config))
-        phase = {"validation_loss": loss, "test_score": score}
+        phase = {"validation_score": validation, "test_score": score}
         (folder / "summary.json").write_text(json.dumps({"phases": [phase]}))
         folders.append(folder)
     lines = report.compare(folders).splitlines()
