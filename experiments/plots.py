@@ -741,7 +741,7 @@ def comparison(folders: Sequence[Path]) -> Figure:
 
 def _method_color(config: Config) -> str:
     if config.method == "two_phase":
-        return INK if config.choices == "learned" else MUTED
+        return INK if config.variant == config.method else MUTED
     name = config.method.removeprefix("uniform:")
     return function_colors([name])[name]
 
@@ -756,8 +756,9 @@ def _method_labels(configs: list[Config]) -> list[str]:
     networks = len({config.widths for config in configs}) > 1
     labels = []
     for config in configs:
-        parts = [config.method.replace("uniform:", "uniform ").replace("two_phase", "two-phase")]
-        parts += [config.choices] if config.choices != "learned" else []
+        method, *controls = config.variant.split("-")
+        parts = [method.replace("uniform:", "uniform ").replace("two_phase", "two-phase")]
+        parts += controls
         parts += [config.preset] if presets else []
         parts += ["-".join(map(str, config.widths))] if networks else []
         labels.append(", ".join(parts))

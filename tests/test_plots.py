@@ -522,6 +522,7 @@ def test_comparison_tells_controls_and_networks_apart(tmp_path):
         write_run(tmp_path / "a", **short),
         write_run(tmp_path / "b", choices="shuffled", **short),
         write_run(tmp_path / "c", hidden=(16, 8), **short),
+        write_run(tmp_path / "d", carry_weights=False, **short),
     ]
     axes = plots.comparison(folders).axes[0]
     weights = {text.get_text(): text.get_fontweight() for text in axes.get_yticklabels()}
@@ -529,6 +530,7 @@ def test_comparison_tells_controls_and_networks_apart(tmp_path):
         "two-phase, 512-256-128-64": "bold",
         "two-phase, shuffled, 512-256-128-64": "normal",
         "two-phase, 16-8": "bold",
+        "two-phase, anew, 512-256-128-64": "normal",
     }
 
 
