@@ -10,11 +10,9 @@ from flax import nnx
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for line in (
-        "graph_mode(reason): needs what NNX's tree mode does not have; skipped there",
-        "no_nnx: touches no NNX, so that one of its two modes suffices; skipped in tree mode",
-    ):
-        config.addinivalue_line("markers", line)
+    config.addinivalue_line(
+        "markers", "graph_mode(reason): needs what NNX's tree mode does not have; skipped there"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,8 +21,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if marker := item.get_closest_marker("graph_mode"):
             item.add_marker(pytest.mark.skip(reason=f"tree mode: {marker.args[0]}"))
-        elif item.get_closest_marker("no_nnx"):
-            item.add_marker(pytest.mark.skip(reason="touches no NNX: run in graph mode"))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from scipy import integrate, special, stats
 
 from smartmixed_jax import estimators
 
-pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.no_nnx]
+pytestmark = pytest.mark.usefixtures("strict")
 
 DRAWS = 40_000
 HARD = ("gumbel_straight_through", "straight_through", "gumbel_rao", "reinmax")

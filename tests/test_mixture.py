@@ -21,7 +21,7 @@ from smartmixed_jax import (
     mix,
 )
 
-pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.no_nnx]
+pytestmark = pytest.mark.usefixtures("strict")
 
 POOLS = {"paper": PAPER_POOL, "regression": REGRESSION_POOL, "extended": EXTENDED_POOL}
 SMOOTH = ActivationPool({"tanh": jnp.tanh, "sin": jnp.sin, "silu": jax.nn.silu})

@@ -11,7 +11,7 @@ from scipy import special
 from smartmixed_jax import EXTENDED_POOL, PAPER_POOL, REGRESSION_POOL, ActivationPool, mix
 from smartmixed_jax.estimators import deterministic
 
-pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.no_nnx]
+pytestmark = pytest.mark.usefixtures("strict")
 
 POOLS = {"paper": PAPER_POOL, "regression": REGRESSION_POOL, "extended": EXTENDED_POOL}
 DOCUMENTED_ORDER = {

@@ -9,7 +9,7 @@ import pytest
 
 from smartmixed_jax import PAPER_POOL, REGRESSION_POOL, FunctionTable, apply_choices
 
-pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.no_nnx]
+pytestmark = pytest.mark.usefixtures("strict")
 
 
 def test_table_names_and_counts_its_choices():
