@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,15 +114,27 @@ class Checkpoints:
         )
 
     def save(self, epochs: int, state: Any, position: dict[str, Any]) -> None:
-        """Saves the state after `epochs` epochs of the run."""
+        """Saves the state after `epochs` epochs of the run.
+
+        Raises:
+            RunError: the disk is full; earlier checkpoints stay.
+        """
+        # Asked before, because Orbax leaves half a checkpoint and pages of threads' tracebacks.
+        needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 2**20
+        free = shutil.disk_usage(self._manager.directory).free
+        if free < needed:
+            raise RunError(
+                f"no checkpoint after epoch {epochs}: {self._manager.directory} has "
+                f"{free / 2**20:.1f} MiB free, {needed / 2**20:.1f} needed"
+            )
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_named_leaves(state)),
             position=ocp.args.JsonSave(position),
         )
         try:
             self._manager.save(epochs, args=args, force=True)
-        except OSError as error:
-            raise RunError(f"no checkpoint after epoch {epochs}: {error}") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"no checkpoint after epoch {epochs}: {_first_line(error)}") from error
 
     def positions(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(epochs, position) of the readable checkpoints, newest first; damaged ones are named."""
@@ -144,12 +157,16 @@ class Checkpoints:
 
     def discard(self, epochs: int, error: Exception) -> None:
         """Deletes a damaged checkpoint and says so."""
-        reason = str(error).split("\n")[0][:200]
+        reason = _first_line(error)
         print(f"checkpoint of epoch {epochs} is damaged ({reason}); falling back", flush=True)
         self._manager.delete(epochs)
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0][:200]
 
 
 def _named_leaves(tree: Any) -> dict[str, jax.Array]:

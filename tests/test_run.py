@@ -231,6 +231,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
+def test_a_full_disk_ends_the_run_in_one_line(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 1_000})()
+    monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(RunError, match=r"no checkpoint after epoch 2: .* has 0\.0 MiB free"):
+        program.run(tiny(tmp_path / "run"), show_progress=False)
+    monkeypatch.undo()
+    program.run(tiny(tmp_path / "run"), show_progress=False)  # with room again, it resumes
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
 def test_nothing_is_written_without_data(tmp_path, monkeypatch):
     def missing(*_):
         raise program.DataError("mnist: no data")
