@@ -5,11 +5,13 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
+import rich.box
+import rich.console
+import rich.table
 
 from experiments.config import Config, from_json
 
@@ -63,8 +65,7 @@ def _phase_table(config: Config, summary: dict[str, Any]) -> str:
             row["validation accuracy"] = f"{100 * phase['validation_score']:.2f} %"
             row["test accuracy"] = f"{100 * phase['test_score']:.2f} %"
         rows.append(row)
-    table = tabulate(rows, headers="keys", disable_numparse=True)
-    return table + ("\nerrors are MSE / Var y" if config.is_regression else "")
+    return _table(rows) + ("\nerrors are MSE / Var y" if config.is_regression else "")
 
 
 def _switch_line(config: Config, switch: dict[str, Any]) -> str:
@@ -93,7 +94,7 @@ def _layer_table(switch: dict[str, Any]) -> str:
         for number, layer in enumerate(switch["layers"].values())
     ]
     note = "confidence: mean largest probability; undecided: neurons where it is below 1/2"
-    return tabulate(rows, headers="keys", disable_numparse=True) + f"\n{note}"
+    return f"{_table(rows)}\n{note}"
 
 
 def compare(folders: Sequence[Path]) -> str:
@@ -111,20 +112,32 @@ def compare(folders: Sequence[Path]) -> str:
         score = summary["phases"][-1]["validation_score"]
         validation.setdefault(run.variant, {})[run.seed] = score if run.is_regression else -score
     rows = [
-        [variant, *(format_score(config, by_seed[seed]) for seed in seeds)]
+        {"method": variant}
+        | {f"seed {seed}": format_score(config, by_seed[seed]) for seed in seeds}
         for variant, by_seed in scores.items()
     ]
     uniform = [method for method in scores if method.startswith("uniform:")]
     if uniform:
         best = [min(uniform, key=lambda method: validation[method][seed]) for seed in seeds]
-        chosen = (
-            f"{format_score(config, scores[method][seed])} ({method.removeprefix('uniform:')})"
+        chosen = {
+            f"seed {seed}": f"{format_score(config, scores[method][seed])} "
+            f"({method.removeprefix('uniform:')})"
             for method, seed in zip(best, seeds, strict=True)
-        )
-        rows.append(["best uniform, by validation", *chosen])
+        }
+        rows.append({"method": "best uniform, by validation"} | chosen)
     unit = "normalised test error, MSE / Var y" if config.is_regression else "test accuracy"
-    headers = ["method", *(f"seed {seed}" for seed in seeds)]
-    return f"{config.task}: {unit}\n\n" + tabulate(rows, headers, disable_numparse=True)
+    return f"{config.task}: {unit}\n\n{_table(rows)}"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with the same keys as text, the keys on top."""
+    table = rich.table.Table(*rows[0], box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    console = rich.console.Console(width=200, color_system=None, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().rstrip().split("\n"))
 
 
 def main(arguments: Sequence[str]) -> int:
