@@ -322,7 +322,10 @@ def _fit(config: Config, task: Task, model: Any) -> dict[str, np.ndarray]:
 
 def parse(arguments: Sequence[str]) -> Config:
     """Command-line arguments → Config; --preset and --task decide the defaults of the rest."""
-    import tyro
+    try:
+        import tyro
+    except ImportError:
+        raise RunError("the command line needs tyro: pip install tyro") from None
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="recommended", choices=PRESET_NAMES)

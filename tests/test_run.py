@@ -1,6 +1,7 @@
 """Whole runs: the folder, resuming, damage, bad input, the command line."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import re
@@ -22,6 +23,9 @@ from experiments.tasks import load_task
 from smartmixed_jax import ActivationPool
 
 REPOSITORY = Path(__file__).parents[1]
+needs_command_line = pytest.mark.skipif(
+    importlib.util.find_spec("tyro") is None, reason="the command line needs tyro"
+)
 
 
 def tiny(folder: Path, task: str = "digits", preset: str = "recommended", **changes) -> Config:
@@ -150,6 +154,7 @@ def test_interrupted_between_the_phases(whole, tmp_path, monkeypatch, broken):
     assert_same_run(whole, config)
 
 
+@needs_command_line
 def test_a_killed_process_resumes_bit_for_bit(whole, tmp_path):
     """SIGKILL in another process, in the middle of training."""
     config = dataclasses.replace(whole, run_dir=str(tmp_path / "run"), checkpoint_seconds=0.0)
@@ -170,7 +175,7 @@ def test_a_killed_process_resumes_bit_for_bit(whole, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     assert not (folder / "summary.json").exists()
     program.run(config, show_progress=False)
     assert_same_run(whole, config)
@@ -241,6 +246,7 @@ def test_a_full_disk_ends_the_run_in_one_line(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "summary.json").exists()
 
 
+@needs_command_line
 def test_nothing_is_written_without_data(tmp_path, monkeypatch):
     def missing(*_):
         raise program.DataError("mnist: no data")
@@ -306,6 +312,7 @@ def test_the_comparison_picks_the_best_uniform_network_by_validation(tmp_path):
 # The command line
 
 
+@needs_command_line
 def test_help_documents_every_option():
     result = subprocess.run(
         [sys.executable, "-m", "experiments.run", "--help"],
@@ -322,6 +329,7 @@ def test_help_documents_every_option():
         assert re.search(rf"{option}\b[^\n]*\n?[^\n]*[a-z]{{3}} [a-z]", result.stdout), option
 
 
+@needs_command_line
 def test_preset_and_task_decide_the_defaults():
     assert program.parse(["--preset", "published", "--task=mnist"]) == default_config(
         "published", "mnist"
@@ -330,6 +338,7 @@ def test_preset_and_task_decide_the_defaults():
     assert config == dataclasses.replace(default_config("recommended", "function:kinks"), seed=3)
 
 
+@needs_command_line
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -350,6 +359,7 @@ def test_bad_arguments_end_with_a_message(capsys, arguments, message):
     assert message in captured.err + captured.out
 
 
+@needs_command_line
 def test_the_command_prints_tables_and_draws_figures(whole, capsys):
     arguments = [
         f"--{field.name.replace('_', '-')}={getattr(whole, field.name)}"
