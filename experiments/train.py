@@ -170,7 +170,7 @@ def _control(
     if kind == "random":
         return rng.integers(len(config.activation_pool), size=choices.shape)
     if kind == "majority":
-        return np.full_like(choices, np.bincount(choices).argmax())
+        return np.full_like(choices, np.argmax(np.bincount(choices)))
     return choices
 
 
