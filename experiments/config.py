@@ -189,6 +189,11 @@ def phases(config: Config) -> tuple[Phase, ...]:
     return (Phase("uniform", config.selective_epochs + config.mixed_epochs),)
 
 
+def epochs_before(config: Config, phase: int) -> int:
+    """Epochs of the phases before a phase."""
+    return sum(spec.epochs for spec in phases(config)[:phase])
+
+
 _PUBLISHED = Config(
     preset="published",
     selective_epochs=50,

@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 
 from experiments import run_folder, targets, train
-from experiments.config import PRESET_NAMES, Config, default_config, phases
+from experiments.config import PRESET_NAMES, Config, default_config, epochs_before, phases
 from experiments.data import DataError
 from experiments.progress import Progress
 from experiments.run_folder import Checkpoints, RunError
@@ -86,14 +86,15 @@ def _train(
         state, position = _train_phase(
             config, task, folder, checkpoints, progress, position, program, state, rest
         )
-        result = _finish_phase(config, folder, program, state, rest, task, position)
+        result, outputs = _finish_phase(config, folder, program, state, rest, task)
         position = position._replace(results=(*position.results, result))
         if position.phase + 1 == len(phases(config)):
             break
         model = program.model(train.selected(config, state), rest)
-        model, position = _switch(config, task, folder, model, position)
+        model, position = _switch(config, task, folder, program, model, position)
         program, state, rest = train.start_phase(model, config, task, position.phase)
-    _write_summary(config, task, folder, position, program, state, rest)
+    model = program.model(train.selected(config, state), rest)
+    _write_summary(config, task, folder, position, model, outputs)
 
 
 def _train_phase(
@@ -149,7 +150,7 @@ def _train_phase(
 
 
 def _epochs_done(config: Config, position: Position) -> int:
-    return sum(phase.epochs for phase in phases(config)[: position.phase]) + position.epoch
+    return epochs_before(config, position.phase) + position.epoch
 
 
 def _require_finite(losses: np.ndarray, phase: str, epoch: int, steps: int) -> None:
@@ -190,13 +191,15 @@ def _finish_phase(
     state: State,
     rest: nnx.State,
     task: Task,
-    position: Position,
-) -> dict[str, Any]:
-    """The one look at the test set, with the parameters that `select_epoch` names."""
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The one look at the test set, with the parameters that `select_epoch` names.
+
+    Returns:
+        The phase's results, and the network's outputs on the test set [M, out_features].
+    """
     best, last = int(state.best_epoch), program.spec.epochs
     tested = best if config.select_epoch == "lowest_loss" else last
-    epochs_before = _epochs_done(config, position) - last
-    row = run_folder.read_metrics(folder)[epochs_before + tested - 1]
+    row = run_folder.read_metrics(folder)[epochs_before(config, program.phase) + tested - 1]
     result: dict[str, Any] = {
         "name": program.spec.name,
         "epochs": last,
@@ -208,23 +211,23 @@ def _finish_phase(
     params = train.selected(config, state)
     tau = train.temperature(program, last * program.steps)
     key = train.make_key(config.seed, program.phase, train.EVALUATION)
+    outputs = {}
     for number, name in enumerate(name for name in ("test", "outside") if name in task.splits):
         split = task.splits[name]
         # Epochs fold in 0, 1, …; these are beyond them.
         noise = jax.random.fold_in(key, 1_000_000 + number)
-        loss, score, _ = train.evaluate(program, params, rest, split, noise, tau)
+        loss, score, outputs[name] = train.evaluate(program, params, rest, split, noise, tau)
         result[f"{name}_loss"], result[f"{name}_score"] = float(loss), float(score)
         if config.is_regression:
             variance = float(np.var(np.asarray(split.labels)))
             result[f"{name}_normalized_error"] = float(score) / variance
-    return result
+    return result, np.asarray(outputs["test"])
 
 
 def _switch(
-    config: Config, task: Task, folder: Path, model: Any, position: Position
+    config: Config, task: Task, folder: Path, program: Program, model: Any, position: Position
 ) -> tuple[MLP, Position]:
     """Phase 1's model → phase 2's, with the files that say what was chosen and what it cost."""
-    program, *_ = train.start_phase(model, config, task, 0)
     score = train.score_with(program, task.splits["validation"])
     noise = nnx.Rngs(selection=train.make_key(config.seed, 0, train.SWITCH))
     model = nnx.view(model, temperature=config.final_temperature)
@@ -247,15 +250,10 @@ def _write_summary(
     task: Task,
     folder: Path,
     position: Position,
-    program: Program,
-    state: State,
-    rest: nnx.State,
+    model: Any,
+    outputs: np.ndarray,
 ) -> None:
-    key = jax.random.key(0)  # the last phase draws no noise
-    tau = jnp.float32(config.final_temperature)
-    test = task.splits["test"]
-    params = train.selected(config, state)
-    _, _, outputs = train.evaluate(program, params, rest, test, key, tau)
+    """summary.json, and fit.npz for a function; outputs are those on the test set."""
     summary: dict[str, Any] = {
         "phases": position.results,
         "switch": position.switch,
@@ -265,11 +263,11 @@ def _write_summary(
         "environment": environment(),
     }
     if config.is_regression:
-        run_folder.write_arrays(folder / "fit.npz", _fit(config, task, program.model(params, rest)))
+        run_folder.write_arrays(folder / "fit.npz", _fit(config, task, model))
     else:
         confusion = np.zeros((task.out_features, task.out_features), int)
-        predicted = np.argmax(np.asarray(outputs), -1)
-        np.add.at(confusion, (np.asarray(test.labels), predicted), 1)
+        labels = np.asarray(task.splits["test"].labels)
+        np.add.at(confusion, (labels, np.argmax(outputs, -1)), 1)
         summary["confusion"] = confusion.tolist()
     run_folder.write_text(folder / "summary.json", json.dumps(summary, indent=2))
 

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.config import Config, Phase, phases
+from experiments.config import Config, Phase, epochs_before, phases
 from experiments.tasks import Split, Task
 from smartmixed_jax import (
     MLP,
@@ -213,8 +213,8 @@ def learning_rate(program: Program, step: jax.Array | int) -> jax.Array:
         return jnp.float32(config.learning_rate)
     total, offset = program.spec.epochs, 0
     if config.schedule == "cosine":
-        epochs = [phase.epochs for phase in phases(config)]
-        total, offset = sum(epochs), sum(epochs[: program.phase])
+        total = epochs_before(config, len(phases(config)))
+        offset = epochs_before(config, program.phase)
     cosine = optax.cosine_decay_schedule(config.learning_rate, total * program.steps)
     return cosine(step + offset * program.steps)
 
@@ -289,7 +289,7 @@ def _draw(
     seed: jax.Array,
     phase: jax.Array,
     epoch: jax.Array,
-    epochs_before: jax.Array,
+    first_epoch: jax.Array,
     *,
     size: int,
     batch: int,
@@ -297,7 +297,7 @@ def _draw(
     replacement: bool,
 ) -> Draws:
     # Phase 0's key in every phase: all methods of a comparison see the same batches.
-    key = jax.random.fold_in(make_key(seed, 0, BATCHES), epochs_before + epoch)
+    key = jax.random.fold_in(make_key(seed, 0, BATCHES), first_epoch + epoch)
     if replacement:
         indices = jax.random.randint(key, (steps, batch), 0, size)
     else:
@@ -316,12 +316,11 @@ def draw(program: Program, seed: int, epoch: int, size: int) -> Draws:
     Apart from `run_epoch`, because the bits of a generator take longer to compile than a small
     network, and this way all methods share one compilation of them.
     """
-    epochs_before = sum(phase.epochs for phase in phases(program.config)[: program.phase])
     return _draw(
         jnp.uint32(seed),
         jnp.int32(program.phase),
         jnp.int32(epoch),
-        jnp.int32(epochs_before),
+        jnp.int32(epochs_before(program.config, program.phase)),
         size=size,
         batch=program.config.batch_size,
         steps=program.steps,
