@@ -6,15 +6,17 @@ neuron. It takes any function. `x` is [..., N] with the neurons on `axis`.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
+from smartmixed_jax import one_exp
 from smartmixed_jax.estimators import Selection
-from smartmixed_jax.pools import Activation, ActivationPool
+from smartmixed_jax.pools import Activation, ActivationPool, zero
 
 
 def mix(x: jax.Array, selection: Selection, pool: ActivationPool, *, axis: int = -1) -> jax.Array:
@@ -60,7 +62,10 @@ def mix(x: jax.Array, selection: Selection, pool: ActivationPool, *, axis: int =
         )
     if choices is None:
         return _weighted_sum(pool, axis, x, weights).astype(x.dtype)
-    return _hard_mix(pool, axis, x, weights, choices)
+    # The coefficients are looked up once, not anew in every row of x.
+    columns = one_exp.drawn_columns(pool, choices, _wide(x.dtype))
+    choices, columns = jax.lax.optimization_barrier((choices, columns))
+    return _hard_mix(pool, axis, x, weights, choices, columns)
 
 
 def apply_choices(
@@ -99,8 +104,13 @@ def apply_choices(
     # Opaque to XLA, which would drop the functions not in use and compile the others differently:
     # the value would differ from that of `mix` in the last bit. One entry more, because an array
     # of equal values is folded in spite of the barrier.
-    opaque = jax.lax.optimization_barrier(jnp.asarray(np.append(indices, np.int32(-1))))
-    return _select(pool, axis, x, opaque[:-1])
+    opaque, columns = jax.lax.optimization_barrier(
+        (
+            jnp.asarray(np.append(indices, np.int32(-1))),
+            jnp.asarray(one_exp.fixed_columns(pool, indices), _wide(x.dtype)),
+        )
+    )
+    return _select(pool, axis, x, opaque[:-1], columns)
 
 
 def check_choices(
@@ -132,6 +142,88 @@ def _check_input(where: str, x: jax.Array, axis: int) -> int:
     return axis % x.ndim
 
 
+def _along(axis: int, ndim: int, values: jax.Array) -> jax.Array:
+    """values [..., N] shaped to broadcast against x with N on `axis`."""
+    shape = [-1 if i == axis else 1 for i in range(ndim)]
+    return values.reshape(*values.shape[:-1], *shape)
+
+
+def _wide(dtype: Any) -> Any:
+    """The dtype of sums and of the fast form: at least float32."""
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
+# Choosing
+
+
+def _select(
+    pool: ActivationPool, axis: int, x: jax.Array, choices: jax.Array, columns: jax.Array
+) -> jax.Array:
+    """f_c[n](x); choices [N] and columns [C + 1, N] say the same, to the two forms."""
+    fast = one_exp.covered(pool)
+    y = _one_exp(pool, x, _along(axis, x.ndim, columns)) if fast else jnp.zeros_like(x)
+    others = tuple(
+        (k, _Elementwise(name, function))
+        for k, (name, function) in enumerate(zip(pool.names, pool.functions, strict=True))
+        if k not in fast
+    )
+    return _masked(others, x, _along(axis, x.ndim, choices), y) if others else y
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _one_exp(pool: ActivationPool, x: jax.Array, columns: jax.Array) -> jax.Array:
+    """The pool's functions that have coefficients, by the fast form; any number for the others."""
+    return one_exp.evaluate(pool, x.astype(_wide(x.dtype)), columns).astype(x.dtype)
+
+
+@_one_exp.defjvp
+def _one_exp_jvp(pool, primals, tangents):
+    x, columns = primals
+    y, wide = _one_exp(pool, x, columns), _wide(x.dtype)
+    # The derivative from a y that is rounded to 16 bits would be off by as much.
+    known = y if x.dtype == wide else None
+    slope = one_exp.slope(pool, x.astype(wide), known, columns)
+    return y, slope.astype(x.dtype) * tangents[0]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _masked(
+    functions: tuple[tuple[int, Activation], ...], x: jax.Array, choices: jax.Array, y: jax.Array
+) -> jax.Array:
+    """f_k(x) where choices is k, for every (k, f_k); y elsewhere."""
+    for k, function in functions:
+        y = jnp.where(choices == k, function(x).astype(x.dtype), y)
+    return y
+
+
+@_masked.defjvp
+def _masked_jvp(functions, primals, tangents):
+    # Selecting among derivatives, not differentiating the selection: there the functions not
+    # chosen contribute 0 · f′_k(x), which is NaN where f′_k is infinite.
+    x, choices, _ = primals
+    x_dot, _, y_dot = tangents
+    derivatives = tuple((k, _Derivative(function)) for k, function in functions)
+    slope = _masked(derivatives, x, choices, jnp.zeros_like(x))
+    kept = _masked(tuple((k, zero) for k, _ in functions), x, choices, y_dot)
+    return _masked(functions, *primals), slope * x_dot + kept
+
+
+@dataclasses.dataclass(frozen=True)
+class _Elementwise:
+    """The function, checked to keep the shape."""
+
+    name: str
+    function: Activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.function(x)
+        if y.shape != x.shape:
+            raise ValueError(
+                f"{self.name!r} is not elementwise: it maps {list(x.shape)} to {list(y.shape)}"
+            )
+        return y
+
+
 @dataclasses.dataclass(frozen=True)
 class _Derivative:
     """f′ as an elementwise function; through vjp, so that custom_vjp functions work too."""
@@ -143,73 +235,70 @@ class _Derivative:
         return pullback(jnp.ones_like(y))[0]
 
 
-@functools.lru_cache(maxsize=256)
-def _derivatives(pool: ActivationPool) -> ActivationPool:
-    return ActivationPool(
-        (name, _Derivative(function))
-        for name, function in zip(pool.names, pool.functions, strict=True)
-    )
-
-
-def _evaluate(pool: ActivationPool, k: int, x: jax.Array) -> jax.Array:
-    y = pool.functions[k](x)
-    if y.shape != x.shape:
-        raise ValueError(
-            f"{pool.names[k]!r} is not elementwise: it maps {list(x.shape)} to {list(y.shape)}"
-        )
-    return y.astype(x.dtype)
-
-
-def _along(axis: int, ndim: int, values: jax.Array) -> jax.Array:
-    """values [N] shaped to broadcast against x with N on `axis`."""
-    return values.reshape([-1 if i == axis else 1 for i in range(ndim)])
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _select(pool: ActivationPool, axis: int, x: jax.Array, choices: jax.Array) -> jax.Array:
-    choices = _along(axis, x.ndim, jnp.asarray(choices))
-    y = _evaluate(pool, 0, x)
-    for k in range(1, len(pool)):
-        y = jnp.where(choices == k, _evaluate(pool, k, x), y)
-    return y
-
-
-@_select.defjvp
-def _select_jvp(pool, axis, primals, tangents):
-    # Selecting among derivatives, not differentiating the selection: there the functions not
-    # chosen contribute 0 · f′_k(x), which is NaN where f′_k is infinite.
-    x, choices = primals
-    slope = _select(_derivatives(pool), axis, x, choices)
-    return _select(pool, axis, x, choices), slope * tangents[0]
-
-
-def _weighted_sum(pool: ActivationPool, axis: int, x: jax.Array, weights: jax.Array) -> jax.Array:
-    """Σ_k weights[n, k] · f_k(x) in at least float32."""
-    dtype = jnp.float64 if jnp.float64 in (x.dtype, weights.dtype) else jnp.float32
-    terms = (
-        _along(axis, x.ndim, weights[:, k].astype(dtype)) * _evaluate(pool, k, x).astype(dtype)
-        for k in range(len(pool))
-    )
-    return functools.reduce(jnp.add, terms)
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _hard_mix(
-    pool: ActivationPool, axis: int, x: jax.Array, weights: jax.Array, choices: jax.Array
+    pool: ActivationPool,
+    axis: int,
+    x: jax.Array,
+    weights: jax.Array,
+    choices: jax.Array,
+    columns: jax.Array,
 ) -> jax.Array:
-    return _select(pool, axis, x, choices)
+    return _select(pool, axis, x, choices, columns)
 
 
 def _hard_mix_jvp(pool, axis, primals, tangents):
-    x, weights, choices = primals
-    x_dot, weights_dot, _ = tangents
-    y = _hard_mix(pool, axis, x, weights, choices)
-    y_dot = jnp.zeros_like(y)
-    if not isinstance(x_dot, SymbolicZero):
-        y_dot = _select(_derivatives(pool), axis, x, choices) * x_dot
+    x, weights, *chosen = primals
+    x_dot, weights_dot, *_ = tangents
+    if isinstance(x_dot, SymbolicZero):
+        y = _select(pool, axis, x, *chosen)
+        y_dot = jnp.zeros_like(y)
+    else:
+        y, y_dot = jax.jvp(lambda x: _select(pool, axis, x, *chosen), (x,), (x_dot,))
     if not isinstance(weights_dot, SymbolicZero):
         y_dot = y_dot + _weighted_sum(pool, axis, x, weights_dot).astype(x.dtype)
     return y, y_dot
 
 
 _hard_mix.defjvp(_hard_mix_jvp, symbolic_zeros=True)
+
+
+# Weighting: Σ_k weights[n, k] · f_k(x), whose transpose is the gradient to the weights
+
+
+def _weighted_sum(pool: ActivationPool, axis: int, x: jax.Array, weights: jax.Array) -> jax.Array:
+    """Σ_k weights[n, k] · f_k(x) in at least float32.
+
+    Its transpose takes the sums over the batch that the logits need: block by block of rows, from
+    function values computed anew, so that they need not be kept.
+    """
+    dtype = jnp.promote_types(_wide(x.dtype), _wide(weights.dtype))
+    matrix = jnp.asarray(one_exp.terms_matrix(pool), dtype)
+    coefficients = jnp.einsum("jk,nk->jn", matrix, weights.astype(dtype), precision="highest")
+    rows = jnp.moveaxis(x, axis, -1)
+    shape = rows.shape
+    rows = rows.reshape(-1, shape[-1])
+    block = _block_rows(*rows.shape)
+
+    # Each coefficient is a block of its own, equal in every row: so the transpose adds up whole
+    # blocks, elementwise, and sums over the rows of a block once, after the last.
+    spread = [jnp.broadcast_to(c, (block, shape[-1])) for c in coefficients]
+
+    @jax.checkpoint
+    def add(rows: jax.Array) -> jax.Array:
+        terms = one_exp.terms(pool, rows)
+        parts = (c[: len(rows)] * y.astype(dtype) for c, y in zip(spread, terms, strict=True))
+        return functools.reduce(jnp.add, parts)
+
+    whole = len(rows) // block * block
+    result = jax.lax.map(add, rows[:whole].reshape(-1, block, shape[-1])).reshape(whole, -1)
+    if whole < len(rows):
+        result = jnp.concatenate([result, add(rows[whole:])])
+    return jnp.moveaxis(result.reshape(shape), -1, axis)
+
+
+def _block_rows(rows: int, features: int) -> int:
+    """Rows of a block: 16,384 numbers are fast on CPU; a sixteenth of a large batch at most."""
+    if jax.default_backend() != "cpu":
+        return max(rows, 1)  # XLA for GPUs fuses the sums by itself
+    return max(1, min(rows, 16_384 // max(features, 1), rows // 16 if rows >= 1024 else rows))

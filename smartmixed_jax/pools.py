@@ -6,15 +6,18 @@ real line, because the gradient to the selection logits evaluates every function
 the pool, chosen or not.
 """
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Activation = Callable[[jax.Array], jax.Array]
+Form = Literal["auto", "one_exp", "general"]
 
 
 def identity(x: jax.Array) -> jax.Array:
@@ -40,12 +43,16 @@ def gauss(x: jax.Array) -> jax.Array:
 class ActivationPool:
     """An ordered, immutable, hashable mapping from names to elementwise functions.
 
-    Pools with the same names and the same function objects, in the same order, are
+    Pools with the same names and the same function objects, in the same order and form, are
     equal, so a pool can be a static argument of `jax.jit`.
 
     Args:
         functions: names → functions; the order gives every function its index
             0 … K−1. Names are non-empty strings.
+
+    Attributes:
+        names, functions: K each, in order.
+        form: how `mix` and `apply_choices` evaluate the pool; see `with_form`.
 
     Raises:
         ValueError: the pool is empty, or a name appears twice.
@@ -74,8 +81,30 @@ class ActivationPool:
         duplicates = sorted({name for name in self.names if self.names.count(name) > 1})
         if duplicates:
             raise ValueError(f"ActivationPool: duplicate names {duplicates} in {list(self.names)}")
-        self._key = (self.names, self.functions)
+        self.form: Form = "auto"
+        self._key = (self.names, self.functions, self.form)
         self._hash = hash(self._key)
+
+    def with_form(self, form: Form) -> "ActivationPool":
+        """The same functions, evaluated in a given form by `mix` and `apply_choices`.
+
+        Args:
+            form: "auto", what every pool starts with: functions with coefficients by one
+                exponential (`smartmixed_jax.one_exp`), the others one by one; "one_exp": an error
+                if a function has no coefficients; "general": every function by itself.
+        """
+        if form not in get_args(Form):
+            raise ValueError(f"form must be one of {', '.join(get_args(Form))}, got {form!r}")
+        pool = copy.copy(self)
+        pool.form = form
+        pool._key = (self.names, self.functions, form)
+        pool._hash = hash(pool._key)
+        return pool
+
+    def map(self, change: Callable[[str, Activation], Activation]) -> "ActivationPool":
+        """The pool of change(name, function), under the same names and in the same form."""
+        pairs = zip(self.names, self.functions, strict=True)
+        return ActivationPool((name, change(name, f)) for name, f in pairs).with_form(self.form)
 
     def index(self, name: str) -> int:
         """The index of the function called `name`; ValueError if there is none."""
@@ -91,10 +120,7 @@ class ActivationPool:
         Raises:
             ValueError: a function has no finite mean and variance under N(0, 1).
         """
-        return ActivationPool(
-            (name, _standardized(name, function))
-            for name, function in zip(self.names, self.functions, strict=True)
-        )
+        return self.map(_standardized)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -24,6 +24,7 @@ from smartmixed_jax import (
 pytestmark = pytest.mark.usefixtures("strict")
 
 POOLS = {"paper": PAPER_POOL, "regression": REGRESSION_POOL, "extended": EXTENDED_POOL}
+POOLS |= {f"{name}, general": POOLS[name].with_form("general") for name in ("paper", "extended")}
 SMOOTH = ActivationPool({"tanh": jnp.tanh, "sin": jnp.sin, "silu": jax.nn.silu})
 SHAPES = [((5, 7), -1), ((1, 16), -1), ((9,), -1), ((4, 1), -1), ((2, 3, 5), -1), ((0, 3), -1)]
 SHAPES += [((2, 5, 3, 2), 1), ((3, 4), -2)]
@@ -74,7 +75,7 @@ def hard_mix(x, choices, pool, axis=-1):
 @pytest.mark.parametrize("name", POOLS)
 def test_hard_mix_has_the_bits_of_the_chosen_function(name, dtype):
     """Operation by operation. Under jit XLA may contract a multiplication and an addition."""
-    pool, x = POOLS[name], sample((3, 15), dtype)
+    pool, x = POOLS[name].with_form("general"), sample((3, 15), dtype)
     choices = np.arange(15) % len(pool)
     y = hard_mix(x, choices, pool)
     assert y.dtype == dtype

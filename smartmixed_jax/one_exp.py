@@ -1,0 +1,411 @@
+"""The fast form: one branch-free formula with one exponential for a whole pool.
+
+With per-neuron coefficients, every function that has `Coefficients` is
+
+    x ← min(max(x, low), high)      a = |x·(scale + cubic·x²)| + square·x²
+    e = exp(−a)                     t = expm1(−a)
+    x > 0:  y = (p_1 + p_x·x + p_t·t + (p_e + p_xe·x + p_xee·x·e)·e) / (1 + p_d·e + p_dd·e²)
+    x ≤ 0:  the same with n_x … n_dd
+
+Both e and t are needed: e − 1 would lose tanh and elu near 0, 1 + t the tail of the sigmoid. One
+range reduction gives both. The terms that no function of a pool has are left out, the pool alone
+decides which; so a value never depends on what its neighbours chose.
+
+The derivative of relu, leaky_relu, identity, elu, selu, sigmoid and tanh is a quadratic in the
+output y per sign of y; where a whole pool has it, only y is kept for the backward pass.
+
+NaN gives NaN, ±inf the limit of the function, ±0 the value at 0 without its sign.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smartmixed_jax.pools import Activation, ActivationPool, Affine, gauss, identity, zero
+
+INFINITY = float("inf")
+
+
+class Coefficients(NamedTuple):
+    """A function's numbers in the formula above.
+
+    Attributes:
+        low, high: where x may be clipped without changing the function; ±inf where a term in x
+            must reach it.
+        scale … n_dd: as in the formula.
+        gain, offset: y·gain + offset is returned.
+        slope: (a0, a1, b0, b1, c) with dy/dx = (y > 0 ? a0 + a1·y : b0 + b1·y) + c·y², or None.
+    """
+
+    low: float = -INFINITY
+    high: float = INFINITY
+    scale: float = 1.0
+    cubic: float = 0.0
+    square: float = 0.0
+    p_1: float = 0.0
+    p_x: float = 0.0
+    p_t: float = 0.0
+    p_e: float = 0.0
+    p_xe: float = 0.0
+    p_xee: float = 0.0
+    p_d: float = 0.0
+    p_dd: float = 0.0
+    n_x: float = 0.0
+    n_t: float = 0.0
+    n_e: float = 0.0
+    n_xe: float = 0.0
+    n_xee: float = 0.0
+    n_d: float = 0.0
+    n_dd: float = 0.0
+    gain: float = 1.0
+    offset: float = 0.0
+    slope: tuple[float, float, float, float, float] | None = None
+
+
+SLOPE = ("a0", "a1", "b0", "b1", "c")
+
+# Beyond these the exponential is 0 in float32 and in float64.
+FAR = 800.0
+
+
+@dataclasses.dataclass(frozen=True)
+class leaky_relu:  # noqa: N801 (a function with a parameter)
+    """x for x > 0, slope·x otherwise; slope may be any finite number. The derivative at 0 is slope.
+
+    Example:
+        >>> from smartmixed_jax import ActivationPool, leaky_relu
+        >>> ActivationPool({"relu": jax.nn.relu, "leaky_0.2": leaky_relu(0.2)})
+        ActivationPool(relu, leaky_0.2)
+    """
+
+    slope: float = 0.01
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.where(x > 0, x, self.slope * x)
+
+    @property
+    def coefficients(self) -> Coefficients:
+        slope = (1.0, 0.0, self.slope, 0.0, 0.0) if self.slope >= 0 else None
+        return Coefficients(p_x=1.0, n_x=self.slope, slope=slope)
+
+    @property
+    def basis(self) -> Mapping[Activation, float]:
+        return {jax.nn.relu: 1 - self.slope, identity: self.slope}
+
+
+_LAMBDA, _ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+_GELU = 2 * math.sqrt(2 / math.pi)
+
+_relu = Coefficients(low=0.0, p_x=1.0, slope=(1.0, 0.0, 0.0, 0.0, 0.0))
+_sigmoid = Coefficients(
+    low=-FAR, high=FAR, p_1=1.0, p_d=1.0, n_e=1.0, n_d=1.0, slope=(0.0, 1.0, 0.0, 1.0, -1.0)
+)
+_tanh = Coefficients(
+    low=-FAR, high=FAR, scale=2.0, p_t=-1.0, p_d=1.0, n_t=1.0, n_d=1.0,
+    slope=(1.0, 0.0, 1.0, 0.0, -1.0),
+)  # fmt: skip
+_silu = Coefficients(low=-FAR, p_x=1.0, p_d=1.0, n_xe=1.0, n_d=1.0)
+
+_KNOWN: dict[Any, Coefficients] = {
+    jax.nn.relu: _relu,
+    jax.nn.leaky_relu: leaky_relu(0.01).coefficients,
+    jax.nn.elu: Coefficients(low=-FAR, p_x=1.0, n_t=1.0, slope=(1.0, 0.0, 1.0, 1.0, 0.0)),
+    jax.nn.selu: Coefficients(
+        low=-FAR, p_x=_LAMBDA, n_t=_LAMBDA * _ALPHA, slope=(_LAMBDA, 0, _LAMBDA * _ALPHA, 1, 0)
+    ),
+    jax.nn.sigmoid: _sigmoid,
+    jax.lax.logistic: _sigmoid,
+    jnp.tanh: _tanh,
+    jax.nn.tanh: _tanh,
+    jax.lax.tanh: _tanh,
+    jax.nn.silu: _silu,
+    jax.nn.gelu: _silu._replace(scale=_GELU, cubic=0.044715 * _GELU),
+    jax.nn.mish: Coefficients(
+        low=-FAR, p_x=1.0, p_xe=2.0, p_d=2.0, p_dd=2.0, n_xe=1.0, n_xee=0.5, n_d=1.0, n_dd=0.5
+    ),
+    identity: Coefficients(p_x=1.0, n_x=1.0, slope=(1.0, 0.0, 1.0, 0.0, 0.0)),
+    jax.nn.identity: Coefficients(p_x=1.0, n_x=1.0, slope=(1.0, 0.0, 1.0, 0.0, 0.0)),
+    zero: Coefficients(low=0.0, high=0.0, slope=(0.0, 0.0, 0.0, 0.0, 0.0)),
+    gauss: Coefficients(low=-FAR, high=FAR, scale=0.0, square=1.0, p_e=1.0, n_e=1.0),
+}
+
+_SUMS: dict[Any, Mapping[Activation, float]] = {
+    jax.nn.leaky_relu: leaky_relu(0.01).basis,
+    jax.nn.selu: {jax.nn.relu: _LAMBDA * (1 - _ALPHA), jax.nn.elu: _LAMBDA * _ALPHA},
+}
+"""Functions that are weighted sums of others, so that a pool's sums need fewer terms."""
+
+
+def coefficients(function: Activation) -> Coefficients | None:
+    """The function's coefficients: known by object, or its attribute `coefficients`; else None."""
+    if isinstance(function, Affine):
+        inner = coefficients(function.function)
+        if inner is None:
+            return None
+        return inner._replace(
+            gain=inner.gain * function.scale,
+            offset=(inner.offset - function.shift) * function.scale,
+            slope=None,
+        )
+    known = _KNOWN.get(function)
+    return known if known is not None else getattr(function, "coefficients", None)
+
+
+def covered(pool: ActivationPool) -> tuple[int, ...]:
+    """The indices of the pool's functions that the fast form evaluates; () in the general form.
+
+    Raises:
+        ValueError: the pool asks for the form "one_exp" and a function has no coefficients.
+    """
+    return _formula(pool).covered
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Formula:
+    """What a pool needs of the formula: numbers that all its functions share, and the others.
+
+    Attributes:
+        covered: indices of the functions with coefficients.
+        shared: names → number; a term whose number is 0 is left out.
+        varying: names → row of `table`; equal rows are there once.
+        table: [C, K] float64; 0 for functions without coefficients.
+        from_output: the derivative is taken from the output.
+    """
+
+    covered: tuple[int, ...]
+    shared: Mapping[str, float]
+    varying: Mapping[str, int]
+    table: np.ndarray
+    from_output: bool
+
+    def bind(self, columns: jax.Array) -> dict[str, Any]:
+        """names → number, or column that broadcasts against x."""
+        rows = [columns[row] for row in range(len(self.table))]
+        return {**self.shared, **{name: rows[row] for name, row in self.varying.items()}}
+
+
+@functools.lru_cache(maxsize=256)
+def _formula(pool: ActivationPool) -> _Formula:
+    known = [None if pool.form == "general" else coefficients(f) for f in pool.functions]
+    rows = {k: _row(record) for k, record in enumerate(known) if record is not None}
+    if pool.form == "one_exp" and len(rows) < len(pool):
+        missing = [name for name, record in zip(pool.names, known, strict=True) if record is None]
+        raise ValueError(f"{pool}: form 'one_exp' is asked for, but {missing} have no coefficients")
+    # Beside functions outside the family x is kept for the backward pass anyway.
+    from_output = len(rows) == len(pool) and all("a0" in row for row in rows.values())
+    shared: dict[str, float] = {}
+    varying: dict[str, int] = {}
+    table: dict[tuple[float, ...], int] = {}
+    for name in (*_FORWARD, *(SLOPE if from_output else ())) if rows else ():
+        values = tuple(rows[k][name] if k in rows else 0.0 for k in range(len(pool)))
+        used = {values[k] for k in rows}
+        if len(used) == 1:
+            shared[name] = used.pop()
+        else:
+            varying[name] = table.setdefault(values, len(table))
+    array = np.array(list(table)).reshape(len(table), len(pool))
+    return _Formula(tuple(rows), shared, varying, array, from_output)
+
+
+_FORWARD = tuple(name for name in Coefficients._fields if name != "slope")
+
+
+def _row(record: Coefficients) -> dict[str, float]:
+    row = record._asdict()
+    slope = row.pop("slope")
+    return row if slope is None else {**row, **dict(zip(SLOPE, slope, strict=True))}
+
+
+# Coefficients per neuron
+
+
+def fixed_columns(pool: ActivationPool, choices: np.ndarray) -> np.ndarray:
+    """The coefficients of static choices [N]: [C + 1, N] float64, a constant of the program."""
+    # The last row is there to be different: XLA folds an array of equal values even behind an
+    # optimization barrier, and would then compile the formula differently.
+    last = np.arange(choices.size)[None] + 0.5
+    return np.concatenate([_formula(pool).table[:, choices], last])
+
+
+def drawn_columns(pool: ActivationPool, choices: jax.Array, dtype: Any) -> jax.Array:
+    """The coefficients of traced choices [N]: [C + 1, N] of dtype."""
+    table = jnp.asarray(np.concatenate([_formula(pool).table, np.zeros((1, len(pool)))]), dtype)
+    # Selected, not gathered or multiplied: exact, and infinite coefficients stay what they are.
+    columns = jnp.broadcast_to(table[:, :1], (len(table), choices.size))
+    for k in range(1, len(pool)):
+        columns = jnp.where(choices[None] == k, table[:, k : k + 1], columns)
+    return columns
+
+
+# The formula
+
+
+def evaluate(pool: ActivationPool, x: jax.Array, columns: jax.Array) -> jax.Array:
+    """The formula at x, float32 or float64, with columns [C + 1, …] that broadcast against x."""
+    return _evaluate(_formula(pool).bind(columns), x)
+
+
+def slope(
+    pool: ActivationPool, x: jax.Array, y: jax.Array | None, columns: jax.Array
+) -> jax.Array:
+    """dy/dx: from y where it is given and every function of the pool allows it, else from x."""
+    formula = _formula(pool)
+    c = formula.bind(columns)
+    # Clipped where the derivative is constant, so that it is finite at ±inf.
+    if y is None or not formula.from_output:
+        near = _clip(x, -1e30, 1e30)
+        return jax.jvp(functools.partial(_evaluate, c), (near,), (jnp.ones_like(x),))[1]
+    y = _clip(y, -FAR, FAR)
+    positive = y > 0
+    constant, linear = (_choose(positive, c[a], c[b]) for a, b in (("a0", "b0"), ("a1", "b1")))
+    result = _sum(constant, _times(_sum(linear, _times(c["c"], y)), y))
+    return jnp.broadcast_to(jnp.asarray(result, y.dtype), y.shape)
+
+
+def terms(pool: ActivationPool, x: jax.Array) -> list[jax.Array]:
+    """φ_1(x) … φ_J(x), whose sums by `terms_matrix` are the pool's functions at x."""
+    names = _terms(pool)[0]
+    wide = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+    # XLA computes its own exponential once for all terms; a polynomial it would repeat in every
+    # term's loop. In a sum an absolute error is what counts, so e − 1 serves as expm1.
+    e = jnp.exp(jnp.where(wide > 0, -wide, wide))
+    return [
+        function(x) if record is None else _evaluate(_row(record), wide, e)
+        for function, record in names
+    ]
+
+
+def terms_matrix(pool: ActivationPool) -> np.ndarray:
+    """[J, K] with f_k = Σ_j matrix[j, k] · φ_j, J ≤ K."""
+    return _terms(pool)[1]
+
+
+@functools.lru_cache(maxsize=256)
+def _terms(
+    pool: ActivationPool,
+) -> tuple[list[tuple[Activation, Coefficients | None]], np.ndarray]:
+    fast = covered(pool)
+    sums: list[Mapping[Any, float]] = []
+    for k, function in enumerate(pool.functions):
+        alone = {function: 1.0}
+        basis = _SUMS.get(function) or getattr(function, "basis", alone)
+        sums.append(basis if k in fast else alone)
+    functions = list(dict.fromkeys(function for basis in sums for function in basis))
+    matrix = np.array([[basis.get(function, 0.0) for basis in sums] for function in functions])
+    members = {function for k, basis in enumerate(sums) if k in fast for function in basis}
+    return [(f, coefficients(f) if f in members else None) for f in functions], matrix
+
+
+def _evaluate(
+    c: Mapping[str, Any], x: jax.Array, held: jax.Array | None = None
+) -> jax.Array:
+    """The formula; held: exp(−|x|), used where `scale` is 1 or 2."""
+    x = _clip(x, c["low"], c["high"])
+    near = _clip(x, -FAR, FAR)  # where it matters; keeps 0 · x finite
+    a = _times(_sum(c["scale"], _times(c["cubic"], near * near)), x)
+    positive = x > 0
+    m = _sum(jnp.where(positive, -a, a), _times(c["square"], -(near * near)))
+    if held is not None and c["scale"] in (1.0, 2.0) and c["cubic"] == c["square"] == 0.0:
+        e = held if c["scale"] == 1.0 else held * held
+        t = e - 1
+    else:
+        e, t = exp_and_expm1(m)
+    if not _is_number(c["square"], 0.0):
+        # x² is rounded, and near −80 the exponential would magnify that to 80 ulp.
+        e = e * (1 - _times(c["square"], _rounding_of_square(near)))
+
+    def numerator(p: str) -> Any:
+        inner = _sum(c[p + "_e"], _times(_sum(c[p + "_xe"], _times(c[p + "_xee"], e)), near))
+        return _sum(_times(c[p + "_x"], x), _times(c[p + "_t"], t), _times(inner, e))
+
+    def choose(name: str) -> Any:
+        return _choose(positive, c["p_" + name], c["n_" + name])
+
+    p, n = _sum(c["p_1"], numerator("p")), numerator("n")
+    n = 0 * near if _is_number(n, 0.0) else n  # NaN stays NaN
+    denominator = _sum(1.0, _times(_sum(choose("d"), _times(choose("dd"), e)), e))
+    y = _choose(positive, p, n)
+    y = y if _is_number(denominator, 1.0) else y / denominator
+    return jnp.broadcast_to(_sum(_times(c["gain"], y), c["offset"]), x.shape)
+
+
+def _rounding_of_square(x: jax.Array) -> jax.Array:
+    """x² minus its rounded value, by splitting x in two halves (Dekker 1971)."""
+    integer, mask = (jnp.int32, -(2**12)) if x.dtype == jnp.float32 else (jnp.int64, -(2**27))
+    bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(x), integer)
+    high = jax.lax.bitcast_convert_type(bits & mask, x.dtype)
+    low = x - high
+    return (high * high - x * x) + (2 * high * low + low * low)
+
+
+@jax.custom_jvp
+def exp_and_expm1(m: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(exp(m), expm1(m)) for m ≤ 0 from one range reduction; m [...] float32 or float64.
+
+    Cody & Waite's reduction m = n·ln 2 + r, and expm1(r) by the degree-7 polynomial of Cephes'
+    expf. Below −88 the results are 0 and −1. Relative error about 1 ulp each.
+    """
+    if m.dtype != jnp.float32:
+        return jnp.exp(m), jnp.expm1(m)
+    m = jnp.where(m < -88.0, -88.0, m)
+    # Adding 1.5 · 2²³ rounds to an integer, which then stands in the lowest bits. (Subtracting the
+    # number again would be faster still, but XLA cancels the two.)
+    shifted = jax.lax.bitcast_convert_type(m * math.log2(math.e) + 12582912.0, jnp.int32)
+    integer = shifted - 0x4B400000
+    n = integer.astype(jnp.float32)
+    r = (m - n * 0.693359375) + n * 2.12194440e-4
+    q = jnp.full_like(r, _POLYNOMIAL[0])
+    for coefficient in _POLYNOMIAL[1:]:
+        q = q * r + coefficient
+    p = q * (r * r) + r
+    power = jax.lax.bitcast_convert_type((integer + 127) << 23, jnp.float32)  # 2ⁿ; 0 for n = −127
+    # Not power + power · p: the product may be flushed to 0 where the sum is a normal number.
+    return power * (1 + p), power * p + (power - 1)
+
+
+@exp_and_expm1.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[Any, Any]:
+    e, t = exp_and_expm1(*primals)
+    return (e, t), (e * tangents[0], e * tangents[0])
+
+
+_POLYNOMIAL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
+               5.0000001201e-1)  # fmt: skip
+
+
+# Sums of terms that may be numbers: a term with the number 0 costs nothing
+
+
+def _is_number(value: Any, number: float) -> bool:
+    return isinstance(value, float) and value == number
+
+
+def _times(coefficient: Any, value: jax.Array) -> Any:
+    if _is_number(coefficient, 0.0):
+        return 0.0
+    return value if _is_number(coefficient, 1.0) else coefficient * value
+
+
+def _sum(*terms: Any) -> Any:
+    kept = [term for term in terms if not _is_number(term, 0.0)]
+    return functools.reduce(lambda a, b: a + b, kept) if kept else 0.0
+
+
+def _choose(positive: jax.Array, p: Any, n: Any) -> Any:
+    same = p is n or (isinstance(p, float) and isinstance(n, float) and p == n)
+    return p if same else jnp.where(positive, p, n)
+
+
+def _clip(x: jax.Array, low: Any, high: Any) -> jax.Array:
+    # Not jnp.clip: this is one instruction each, and lets NaN through.
+    if not _is_number(low, -INFINITY):
+        x = jnp.where(x < low, low, x)
+    if not _is_number(high, INFINITY):
+        x = jnp.where(x > high, high, x)
+    return x
