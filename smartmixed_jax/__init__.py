@@ -16,11 +16,12 @@
 Read `pools`, `estimators`, `mixture` first: they are the method. `nnx` holds the parameters.
 """
 
-from smartmixed_jax import estimators
+from smartmixed_jax import estimators, one_exp
 from smartmixed_jax.estimators import Selection
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.models import MLP
 from smartmixed_jax.nnx import MixedActivation, SelectionLogits, SelectiveActivation, fix_choices
+from smartmixed_jax.one_exp import leaky_relu
 from smartmixed_jax.pools import EXTENDED_POOL, PAPER_POOL, REGRESSION_POOL, ActivationPool
 from smartmixed_jax.summary import summarize, switch_report
 from smartmixed_jax.table import FunctionTable
@@ -39,7 +40,9 @@ __all__ = [
     "apply_choices",
     "estimators",
     "fix_choices",
+    "leaky_relu",
     "mix",
+    "one_exp",
     "summarize",
     "switch_report",
 ]

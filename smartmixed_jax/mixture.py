@@ -6,7 +6,7 @@ neuron. It takes any function. `x` is [..., N] with the neurons on `axis`.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -248,7 +248,7 @@ def _hard_mix(
 
 
 def _hard_mix_jvp(pool, axis, primals, tangents):
-    x, weights, *chosen = primals
+    x, _, *chosen = primals
     x_dot, weights_dot, *_ = tangents
     if isinstance(x_dot, SymbolicZero):
         y = _select(pool, axis, x, *chosen)
@@ -266,6 +266,7 @@ _hard_mix.defjvp(_hard_mix_jvp, symbolic_zeros=True)
 # Weighting: Σ_k weights[n, k] · f_k(x), whose transpose is the gradient to the weights
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _weighted_sum(pool: ActivationPool, axis: int, x: jax.Array, weights: jax.Array) -> jax.Array:
     """Σ_k weights[n, k] · f_k(x) in at least float32.
 
@@ -273,6 +274,8 @@ def _weighted_sum(pool: ActivationPool, axis: int, x: jax.Array, weights: jax.Ar
     function values computed anew, so that they need not be kept.
     """
     dtype = jnp.promote_types(_wide(x.dtype), _wide(weights.dtype))
+    if not x.size:
+        return jnp.zeros(x.shape, dtype)
     matrix = jnp.asarray(one_exp.terms_matrix(pool), dtype)
     coefficients = jnp.einsum("jk,nk->jn", matrix, weights.astype(dtype), precision="highest")
     rows = jnp.moveaxis(x, axis, -1)
@@ -300,5 +303,5 @@ def _weighted_sum(pool: ActivationPool, axis: int, x: jax.Array, weights: jax.Ar
 def _block_rows(rows: int, features: int) -> int:
     """Rows of a block: 16,384 numbers are fast on CPU; a sixteenth of a large batch at most."""
     if jax.default_backend() != "cpu":
-        return max(rows, 1)  # XLA for GPUs fuses the sums by itself
-    return max(1, min(rows, 16_384 // max(features, 1), rows // 16 if rows >= 1024 else rows))
+        return rows  # XLA for GPUs fuses the sums by itself
+    return max(1, min(rows, 16_384 // features, rows // 16 if rows >= 1024 else rows))

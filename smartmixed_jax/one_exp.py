@@ -6,6 +6,7 @@ With per-neuron coefficients, every function that has `Coefficients` is
     e = exp(−a)                     t = expm1(−a)
     x > 0:  y = (p_1 + p_x·x + p_t·t + (p_e + p_xe·x + p_xee·x·e)·e) / (1 + p_d·e + p_dd·e²)
     x ≤ 0:  the same with n_x … n_dd
+    and gain·(y + log·log1p(e)) + offset is returned.
 
 Both e and t are needed: e − 1 would lose tanh and elu near 0, 1 + t the tail of the sigmoid. One
 range reduction gives both. The terms that no function of a pool has are left out, the pool alone
@@ -38,8 +39,7 @@ class Coefficients(NamedTuple):
     Attributes:
         low, high: where x may be clipped without changing the function; ±inf where a term in x
             must reach it.
-        scale … n_dd: as in the formula.
-        gain, offset: y·gain + offset is returned.
+        scale … offset: as in the formula.
         slope: (a0, a1, b0, b1, c) with dy/dx = (y > 0 ? a0 + a1·y : b0 + b1·y) + c·y², or None.
     """
 
@@ -63,6 +63,7 @@ class Coefficients(NamedTuple):
     n_xee: float = 0.0
     n_d: float = 0.0
     n_dd: float = 0.0
+    log: float = 0.0
     gain: float = 1.0
     offset: float = 0.0
     slope: tuple[float, float, float, float, float] | None = None
@@ -75,7 +76,7 @@ FAR = 800.0
 
 
 @dataclasses.dataclass(frozen=True)
-class leaky_relu:  # noqa: N801 (a function with a parameter)
+class leaky_relu:
     """x for x > 0, slope·x otherwise; slope may be any finite number. The derivative at 0 is slope.
 
     Example:
@@ -132,6 +133,7 @@ _KNOWN: dict[Any, Coefficients] = {
     identity: Coefficients(p_x=1.0, n_x=1.0, slope=(1.0, 0.0, 1.0, 0.0, 0.0)),
     jax.nn.identity: Coefficients(p_x=1.0, n_x=1.0, slope=(1.0, 0.0, 1.0, 0.0, 0.0)),
     zero: Coefficients(low=0.0, high=0.0, slope=(0.0, 0.0, 0.0, 0.0, 0.0)),
+    jax.nn.softplus: Coefficients(low=-FAR, p_x=1.0, log=1.0),
     gauss: Coefficients(low=-FAR, high=FAR, scale=0.0, square=1.0, p_e=1.0, n_e=1.0),
 }
 
@@ -233,6 +235,7 @@ def fixed_columns(pool: ActivationPool, choices: np.ndarray) -> np.ndarray:
     return np.concatenate([_formula(pool).table[:, choices], last])
 
 
+@functools.partial(jax.jit, static_argnums=(0, 2))
 def drawn_columns(pool: ActivationPool, choices: jax.Array, dtype: Any) -> jax.Array:
     """The coefficients of traced choices [N]: [C + 1, N] of dtype."""
     table = jnp.asarray(np.concatenate([_formula(pool).table, np.zeros((1, len(pool)))]), dtype)
@@ -246,14 +249,15 @@ def drawn_columns(pool: ActivationPool, choices: jax.Array, dtype: Any) -> jax.A
 # The formula
 
 
+# Compiled where the caller is not: some fifty operations one by one would take seconds at first.
+@functools.partial(jax.jit, static_argnums=0)
 def evaluate(pool: ActivationPool, x: jax.Array, columns: jax.Array) -> jax.Array:
     """The formula at x, float32 or float64, with columns [C + 1, …] that broadcast against x."""
     return _evaluate(_formula(pool).bind(columns), x)
 
 
-def slope(
-    pool: ActivationPool, x: jax.Array, y: jax.Array | None, columns: jax.Array
-) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=0)
+def slope(pool: ActivationPool, x: jax.Array, y: jax.Array | None, columns: jax.Array) -> jax.Array:
     """dy/dx: from y where it is given and every function of the pool allows it, else from x."""
     formula = _formula(pool)
     c = formula.bind(columns)
@@ -302,9 +306,7 @@ def _terms(
     return [(f, coefficients(f) if f in members else None) for f in functions], matrix
 
 
-def _evaluate(
-    c: Mapping[str, Any], x: jax.Array, held: jax.Array | None = None
-) -> jax.Array:
+def _evaluate(c: Mapping[str, Any], x: jax.Array, held: jax.Array | None = None) -> jax.Array:
     """The formula; held: exp(−|x|), used where `scale` is 1 or 2."""
     x = _clip(x, c["low"], c["high"])
     near = _clip(x, -FAR, FAR)  # where it matters; keeps 0 · x finite
@@ -327,12 +329,13 @@ def _evaluate(
     def choose(name: str) -> Any:
         return _choose(positive, c["p_" + name], c["n_" + name])
 
+    log = _times(c["log"], _log1p(e))
     p, n = _sum(c["p_1"], numerator("p")), numerator("n")
     n = 0 * near if _is_number(n, 0.0) else n  # NaN stays NaN
     denominator = _sum(1.0, _times(_sum(choose("d"), _times(choose("dd"), e)), e))
     y = _choose(positive, p, n)
     y = y if _is_number(denominator, 1.0) else y / denominator
-    return jnp.broadcast_to(_sum(_times(c["gain"], y), c["offset"]), x.shape)
+    return jnp.broadcast_to(_sum(_times(c["gain"], _sum(y, log)), c["offset"]), x.shape)
 
 
 def _rounding_of_square(x: jax.Array) -> jax.Array:
@@ -377,6 +380,24 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[Any, Any]:
 
 _POLYNOMIAL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
                5.0000001201e-1)  # fmt: skip
+
+
+@jax.custom_jvp
+def _log1p(e: jax.Array) -> jax.Array:
+    """log(1 + e) for 0 ≤ e ≤ 1: 2 artanh(s) with s = e/(2 + e) ≤ 1/3, by its series to s¹⁵."""
+    if e.dtype != jnp.float32:
+        return jnp.log1p(e)
+    twice = 2 * e / (2 + e)
+    square = twice * twice / 4
+    series = jnp.full_like(e, 1 / 15)
+    for power in range(13, 0, -2):
+        series = series * square + 1 / power
+    return twice * series
+
+
+@_log1p.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return _log1p(*primals), tangents[0] / (1 + primals[0])
 
 
 # Sums of terms that may be numbers: a term with the number 0 costs nothing

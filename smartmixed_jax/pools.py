@@ -81,9 +81,7 @@ class ActivationPool:
         duplicates = sorted({name for name in self.names if self.names.count(name) > 1})
         if duplicates:
             raise ValueError(f"ActivationPool: duplicate names {duplicates} in {list(self.names)}")
-        self.form: Form = "auto"
-        self._key = (self.names, self.functions, self.form)
-        self._hash = hash(self._key)
+        self._set_form("auto")
 
     def with_form(self, form: Form) -> "ActivationPool":
         """The same functions, evaluated in a given form by `mix` and `apply_choices`.
@@ -96,10 +94,13 @@ class ActivationPool:
         if form not in get_args(Form):
             raise ValueError(f"form must be one of {', '.join(get_args(Form))}, got {form!r}")
         pool = copy.copy(self)
-        pool.form = form
-        pool._key = (self.names, self.functions, form)
-        pool._hash = hash(pool._key)
+        pool._set_form(form)
         return pool
+
+    def _set_form(self, form: Form) -> None:
+        self.form = form
+        self._key = (self.names, self.functions, form)
+        self._hash = hash(self._key)
 
     def map(self, change: Callable[[str, Activation], Activation]) -> "ActivationPool":
         """The pool of change(name, function), under the same names and in the same form."""

@@ -132,7 +132,8 @@ def test_soft_mix_of_bfloat16_is_summed_in_float32():
     weights = np.random.default_rng(0).dirichlet(np.ones(6), 5).astype(np.float32)
     y = mix(x, Selection(jnp.asarray(weights), None), PAPER_POOL)
     assert y.dtype == jnp.bfloat16
-    values = np.stack([np.asarray(v, np.float64) for v in every_function(PAPER_POOL, x)])
+    wide = x.astype(jnp.float32)
+    values = np.stack([np.asarray(v, np.float64) for v in every_function(PAPER_POOL, wide)])
     expected = np.einsum("kbn,nk->bn", values, weights.astype(np.float64))
     # Half a unit in the last place of bfloat16: rounded once, at the end.
     np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=2**-8, atol=1e-6)
@@ -236,8 +237,8 @@ def test_gradient_to_the_weights_of_bfloat16_accumulates_in_float32():
 
     found = jax.jit(jax.grad(total))(weights)
     assert found.dtype == jnp.float32
-    exact = exact_weight_gradient(x, jnp.ones_like(x), PAPER_POOL)
-    np.testing.assert_allclose(found, exact, rtol=1e-3)
+    exact = exact_weight_gradient(x.astype(jnp.float32), jnp.ones(x.shape), PAPER_POOL)
+    np.testing.assert_allclose(found, exact, rtol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])

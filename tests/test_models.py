@@ -143,7 +143,7 @@ def test_models_built_alike_have_equal_definitions():
 
 FOLDER = Path(smartmixed_jax.__file__).parent
 MODULES = sorted(module.name for module in pkgutil.iter_modules([str(FOLDER)]))
-ORDER = ("pools", "estimators", "mixture", "table", "nnx", "models", "summary")
+ORDER = ("pools", "estimators", "one_exp", "mixture", "table", "nnx", "models", "summary")
 """A module imports only modules before it."""
 
 
@@ -188,5 +188,5 @@ def test_docstring_examples_run(name):
     module = importlib.import_module(f"smartmixed_jax.{name}")
     result = doctest.testmod(module)
     assert result.failed == 0
-    if name in ("pools", "mixture", "table", "nnx", "models", "summary"):
+    if name in ("pools", "one_exp", "mixture", "table", "nnx", "models", "summary"):
         assert result.attempted > 0
