@@ -65,7 +65,7 @@ def _phase_table(config: Config, summary: dict[str, Any]) -> str:
             row["validation accuracy"] = f"{100 * phase['validation_score']:.2f} %"
             row["test accuracy"] = f"{100 * phase['test_score']:.2f} %"
         rows.append(row)
-    return _table(rows) + ("\nerrors are MSE / Var y" if config.is_regression else "")
+    return format_table(rows) + ("\nerrors are MSE / Var y" if config.is_regression else "")
 
 
 def _switch_line(config: Config, switch: dict[str, Any]) -> str:
@@ -94,7 +94,7 @@ def _layer_table(switch: dict[str, Any]) -> str:
         for number, layer in enumerate(switch["layers"].values())
     ]
     note = "confidence: mean largest probability; undecided: neurons where it is below 1/2"
-    return f"{_table(rows)}\n{note}"
+    return f"{format_table(rows)}\n{note}"
 
 
 def compare(folders: Sequence[Path]) -> str:
@@ -126,10 +126,10 @@ def compare(folders: Sequence[Path]) -> str:
         }
         rows.append({"method": "best uniform, by validation"} | chosen)
     unit = "normalised test error, MSE / Var y" if config.is_regression else "test accuracy"
-    return f"{config.task}: {unit}\n\n{_table(rows)}"
+    return f"{config.task}: {unit}\n\n{format_table(rows)}"
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows with the same keys as text, the keys on top."""
     table = rich.table.Table(*rows[0], box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for row in rows:
