@@ -1,0 +1,197 @@
+"""The network of the training benchmarks and its compiled step, with the gradients in float64."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from experiments.benchmarks import harness
+from experiments.benchmarks.strategies import REFERENCES
+from smartmixed_jax import (
+    MLP,
+    PAPER_POOL,
+    FunctionTable,
+    MixedActivation,
+    SelectiveActivation,
+    estimators,
+)
+from smartmixed_jax.models import ActivationFactory, uniform
+from smartmixed_jax.pools import ActivationPool
+
+WIDTHS = (784, 512, 256, 128, 64, 10)
+SMOKE_WIDTHS = (12, 16, 8, 4)
+LEARNING_RATE = 1e-4
+
+Names = Sequence[Sequence[str]]
+"""The function of every neuron of every hidden layer."""
+
+
+class Batches(NamedTuple):
+    """What a call trains on: images [S, B, in] in [0, 1), labels int32 [S, B], keys [S]."""
+
+    images: jax.Array
+    labels: jax.Array
+    keys: jax.Array
+
+
+def draw_batches(widths: Sequence[int], batch: int, steps: int, seed: int) -> Batches:
+    """S = steps random batches of B = batch examples."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    return Batches(
+        jax.random.uniform(keys[0], (steps, batch, widths[0])),
+        jax.random.randint(keys[1], (steps, batch), 0, widths[-1]),
+        jax.random.split(keys[2], steps),
+    )
+
+
+def draw_names(widths: Sequence[int]) -> list[list[str]]:
+    """Random functions of the paper's pool for every hidden neuron."""
+    rng = np.random.default_rng(0)
+    return [rng.choice(PAPER_POOL.names, width).tolist() for width in widths[1:-1]]
+
+
+def build_uniform(widths: Sequence[int], name: str) -> tuple[MLP, Names]:
+    """The usual network, and the names of its functions."""
+    names = [[name] * width for width in widths[1:-1]]
+    return _build(widths, uniform(REFERENCES[name])), names
+
+
+def build_mixed(
+    widths: Sequence[int], pool: ActivationPool, names: Names | None = None
+) -> tuple[MLP, Names]:
+    """The network of phase 2, its functions random unless named."""
+    names = draw_names(widths) if names is None else names
+    layers = iter(names)
+
+    def build(features: int, *, rngs: nnx.Rngs) -> MixedActivation:
+        choices = [pool.index(name) for name in next(layers)]
+        return MixedActivation(FunctionTable(pool, choices))
+
+    return _build(widths, build), names
+
+
+def build_selective(widths: Sequence[int], pool: ActivationPool) -> tuple[MLP, Names]:
+    """The network of phase 1, and the names of its most likely functions."""
+    factory = functools.partial(
+        SelectiveActivation, pool=pool, logits_init=nnx.initializers.normal(1.0)
+    )
+    model = _build(widths, factory)
+    activations: Any = model.activations
+    choices = [np.argmax(layer.logits[...], -1) for layer in activations]
+    return model, [[pool.names[choice] for choice in layer] for layer in choices]
+
+
+def _build(widths: Sequence[int], activation: ActivationFactory) -> MLP:
+    first, *hidden, last = widths
+    return MLP(first, hidden, last, activation=activation, rngs=nnx.Rngs(0))
+
+
+def loss_of(
+    graphdef: nnx.GraphDef, params: nnx.State, rest: nnx.State, images: Any, labels: Any, key: Any
+) -> jax.Array:
+    """Mean cross-entropy of a batch."""
+    outputs = nnx.merge(graphdef, params, rest)(images, rngs=nnx.Rngs(selection=key))
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean()
+
+
+def make_variant(model: MLP, batches: Sequence[Batches], clip: float = 0.0) -> harness.Variant:
+    """Trains the model on, one call after the other: S steps of Adam in one compiled scan.
+
+    Args:
+        model: left as it is.
+        batches: taken in turn.
+        clip: of the global gradient norm; 0: none.
+    """
+    adam = optax.adam(LEARNING_RATE)
+    optimizer = optax.chain(optax.clip_by_global_norm(clip), adam) if clip else adam
+    parts: Any = nnx.split(model, nnx.Param, ...)
+    graphdef, params, rest = parts
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def run(state: Any, rest: nnx.State, batches: Batches) -> tuple[Any, jax.Array]:
+        def step(state: Any, batch: Batches) -> tuple[Any, jax.Array]:
+            params, opt_state = state
+            loss, grads = jax.value_and_grad(functools.partial(loss_of, graphdef))(
+                params, rest, *batch
+            )
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), loss
+
+        return jax.lax.scan(step, state, batches)
+
+    state = jax.tree.map(jnp.copy, (params, optimizer.init(params)))
+
+    def variant(i: int) -> jax.Array:
+        nonlocal state
+        state, losses = run(state, rest, batches[i % len(batches)])
+        return losses
+
+    return variant
+
+
+# Correctness
+
+
+def check(name: str, model: MLP, names: Names, batches: Batches) -> None:
+    """Compares loss and gradients on the first batch with float64; BenchmarkError if they differ.
+
+    A selective network is compared without its noise, so that its functions are the named ones.
+    """
+    quiet = nnx.view(model, estimator=estimators.straight_through, raise_if_not_found=False)
+    parts: Any = nnx.split(quiet, nnx.Param, ...)
+    graphdef, params, rest = parts
+    batch = jax.tree.map(lambda leaf: leaf[0], batches)
+    # Not at a GPU's default precision: a pre-activation that changes its sign changes a slope.
+    with jax.default_matmul_precision("highest"):
+        loss, grads = jax.jit(jax.value_and_grad(functools.partial(loss_of, graphdef)))(
+            params, rest, *batch
+        )
+    flat = nnx.to_pure_dict(grads)
+    outputs = [loss, *jax.tree.leaves(flat["layers"])]
+    weights = nnx.to_pure_dict(params)["layers"]
+    expected, mixtures = expect_gradients(weights, names, batch)
+    if any(isinstance(layer, SelectiveActivation) for layer in model.activations):
+        for i, sums in enumerate(mixtures):
+            logits = params["activations"][i]["logits"][...]
+            _, pullback = jax.vjp(
+                lambda logits: estimators.straight_through(logits, None, 1.0).weights, logits
+            )
+            expected.append(np.asarray(pullback(jnp.asarray(sums, logits.dtype))[0], np.float64))
+            outputs.append(flat["activations"][i]["logits"])
+    harness.require_close(name, outputs, expected, 1e-2)
+
+
+def expect_gradients(
+    weights: Any, names: Names, batch: Batches
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Float64: loss and gradients in the order of weights' leaves; d weights [N, K] per layer."""
+    known = list(REFERENCES)
+    with jax.enable_x64(True):
+        to_double = functools.partial(jax.tree.map, lambda leaf: jnp.asarray(leaf, jnp.float64))
+        one_hot = dict(zip(known, np.eye(len(known)), strict=True))
+        mixtures = [jnp.asarray([one_hot[name] for name in layer]) for layer in names]
+        loss, (grads, sums) = _reference(
+            to_double(jax.device_get(weights)),
+            mixtures,
+            to_double(np.asarray(batch.images)),
+            np.asarray(batch.labels),
+        )
+    leaves = [np.asarray(leaf) for leaf in (loss, *jax.tree.leaves(grads))]
+    used = [known.index(name) for name in PAPER_POOL.names]
+    return leaves, [np.asarray(layer)[:, used] for layer in sums]
+
+
+@jax.jit
+@functools.partial(jax.value_and_grad, argnums=(0, 1))
+def _reference(weights: Any, mixtures: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
+    x = images
+    for i in range(len(mixtures)):
+        x = x @ weights[i]["kernel"] + weights[i]["bias"]
+        x = sum(mixtures[i][:, k] * function(x) for k, function in enumerate(REFERENCES.values()))
+    outputs = x @ weights[len(mixtures)]["kernel"] + weights[len(mixtures)]["bias"]
+    return -jnp.mean(jax.nn.log_softmax(outputs)[jnp.arange(len(labels)), labels])
