@@ -11,64 +11,69 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-from experiments.benchmarks import harness, strategies
+from experiments.benchmarks import harness
 from experiments.benchmarks.harness import Row
-from smartmixed_jax import PAPER_POOL, estimators
+from experiments.benchmarks.strategies import (
+    Strategy,
+    checked_variants,
+    draw_selection,
+    evaluate_reference,
+)
+from smartmixed_jax import Selection
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2}
-PASSES = {
-    "forward": strategies.forward,
-    "forward+backward": strategies.forward_and_backward,
-}
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
     """Rows for each size, pass and strategy; ratios to uniform ReLU and SELU."""
     sizes = [(2048, 512)] if jax.default_backend() == "cpu" else [(2048, 512), (8192, 4096)]
-    if options.smoke:
-        sizes = [(16, 64)]
     results = []
-    for shape in sizes:
+    for shape in [(16, 64)] if options.smoke else sizes:
         # Several, or a GPU's L2 would serve the input of one call to the next.
-        inputs = [draw(shape, options.dtype, seed) for seed in range(2 if options.smoke else 4)]
-        for name, make in PASSES.items():
-            times = harness.time_interleaved(
-                checked_variants(make, inputs, options.dtype), rounds=options.rounds, calls=5
-            )
+        inputs = [draw(*shape, options.dtype, seed) for seed in range(2 if options.smoke else 4)]
+        expect = expectation(inputs[0])
+        for name, make in {"forward": forward, "forward+backward": forward_and_backward}.items():
+            variants = checked_variants(make, inputs, expect, TOLERANCES[options.dtype])
+            times = harness.time_interleaved(variants, rounds=options.rounds, calls=5)
             setting = {"pass": name, "shape": shape, "dtype": options.dtype}
             results += harness.rows(times, ("relu", "selu"), **setting)
     return results
 
 
-def draw(shape: tuple[int, int], dtype: str, seed: int) -> tuple[Any, ...]:
-    """x [B, N] from N(0, 4), a Selection of N neurons, g [B, N] from N(0, 1)."""
-    keys = jax.random.split(jax.random.key(seed), 4)
-    logits = jax.random.normal(keys[0], (shape[1], len(PAPER_POOL)))
-    selection = estimators.gumbel_straight_through(logits, keys[1], 1.0)
-    x, g = 2 * jax.random.normal(keys[2], shape), jax.random.normal(keys[3], shape)
-    return x.astype(dtype), selection, g.astype(dtype)
+def draw(batch: int, features: int, dtype: str, seed: int) -> tuple[Any, ...]:
+    """x [B, N] from N(0, 4), a Selection of N neurons, g = dL/dy [B, N] from N(0, 1)."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    x = 2 * jax.random.normal(keys[0], (batch, features))
+    g = jax.random.normal(keys[1], (batch, features))
+    return x.astype(dtype), draw_selection(features, keys[2]), g.astype(dtype)
 
 
-def checked_variants(
-    make: Callable[..., Any], inputs: Sequence[tuple[Any, ...]], dtype: str
-) -> dict[str, harness.Variant]:
-    """Every strategy compiled for one pass; BenchmarkError if one disagrees with float64."""
-    x, selection, g = inputs[0]
-    reference = strategies.evaluate_reference(x, g)
-    variants = {}
-    for name, strategy in strategies.strategies(x.shape[1]).items():
-        function = jax.jit(make(strategy))
-        outputs = function(x, selection, g)
-        expected = reference.expect(strategies.selected_names(strategy, selection))
-        harness.require_close(name, outputs, expected[: len(outputs)], TOLERANCES[dtype])
-        variants[name] = rotating(function, inputs)
-    return variants
+def forward(strategy: Strategy) -> Callable[..., tuple[jax.Array, ...]]:
+    """(x, selection, g) → (y,)."""
+    return lambda x, selection, g: (strategy.apply(x, selection),)
 
 
-def rotating(function: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> harness.Variant:
-    """Call number i on input i modulo their number."""
-    return lambda i: function(*inputs[i % len(inputs)])
+def forward_and_backward(strategy: Strategy) -> Callable[..., tuple[jax.Array, ...]]:
+    """(x, selection, g) → (y, dx), and d weights [N, K] if selective."""
+
+    def run(x: jax.Array, selection: Selection, g: jax.Array) -> tuple[jax.Array, ...]:
+        def apply(x: jax.Array, weights: jax.Array) -> jax.Array:
+            return strategy.apply(x, Selection(weights, selection.choices))
+
+        y, pullback = jax.vjp(apply, x, selection.weights)
+        gradients = pullback(g)
+        return y, *(gradients if strategy.selective else gradients[:1])
+
+    return run
+
+
+def expectation(inputs: tuple[Any, ...]) -> Callable[[Strategy], tuple[np.ndarray, ...]]:
+    """strategy → y, dx and d weights on the given input, in float64."""
+    x, selection, g = inputs
+    reference = evaluate_reference(x, g)
+    return lambda strategy: reference.expect(strategy, selection)
 
 
 def main(arguments: Sequence[str]) -> int:

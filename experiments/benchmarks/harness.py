@@ -140,11 +140,12 @@ def run(
             raise BenchmarkError(f"--rounds must be at least 1, got {options.rounds}")
         if options.out is not None and not options.out.parent.is_dir():
             raise BenchmarkError(f"--out: there is no folder {options.out.parent}")
+        load = os.getloadavg()[0]  # of the minute before: what else the machine was doing
         results = measure(options)
         record = {
             "command": " ".join([command.prog, *arguments]),
             "rounds": options.rounds,
-            "environment": {**environment(), "cpus": os.cpu_count()},
+            "environment": {**environment(), "cpus": os.cpu_count(), "load": load},
             "results": results,
         }
         print(describe(record))
@@ -158,12 +159,12 @@ def run(
 
 def describe(record: Mapping[str, Any]) -> str:
     """A record as text: where it was measured, and one line per variant."""
-    place = record["environment"]
-    return (
-        f"{record['command']}\n{place['device']}, {place['cpus']} CPUs, jax {place['jax']}, "
-        f"{place['date']}; medians of {record['rounds']} rounds [quartiles]\n\n"
-        + format_table([_format(row) for row in record["results"]])
-    )
+    place, results = record["environment"], record["results"]
+    cpus = f"{place['cpus']} CPUs with load {place['load']:.1f}"
+    lines = [record["command"], f"{place['device']}, {cpus}, jax {place['jax']}, {place['date']}"]
+    if "ratios" in results[0]:
+        lines.append(f"medians of {record['rounds']} rounds, ratios with quartiles")
+    return "\n".join([*lines, "", format_table([_format(row) for row in results])])
 
 
 def _format(row: Row) -> dict[str, str]:

@@ -24,7 +24,7 @@ from smartmixed_jax.models import ActivationFactory, uniform
 from smartmixed_jax.pools import ActivationPool
 
 WIDTHS = (784, 512, 256, 128, 64, 10)
-SMOKE_WIDTHS = (12, 16, 8, 4)
+SMOKE_WIDTHS = (12, 16, 4)
 LEARNING_RATE = 1e-4
 
 Names = Sequence[Sequence[str]]

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smartmixed_jax import PAPER_POOL, Selection, apply_choices, mix
+from experiments.benchmarks.harness import Variant, require_close
+from smartmixed_jax import PAPER_POOL, Selection, apply_choices, estimators, mix
 from smartmixed_jax.pools import Activation
 
 REFERENCES: dict[str, Activation] = {
@@ -87,25 +88,11 @@ def stack_and_sum(x: jax.Array, weights: Any) -> jax.Array:
     return jnp.einsum("bnk,nk->bn", candidates, jnp.asarray(weights, x.dtype))
 
 
-def forward(strategy: Strategy) -> Callable[..., tuple[jax.Array, ...]]:
-    """(x, selection, g) → (y,)."""
-    return lambda x, selection, g: (strategy.apply(x, selection),)
-
-
-def forward_and_backward(strategy: Strategy) -> Callable[..., tuple[jax.Array, ...]]:
-    """(x, selection, g) → (y, dx), and d weights [N, K] if selective, where g = dL/dy."""
-
-    def run(x: jax.Array, selection: Selection, g: jax.Array) -> tuple[jax.Array, ...]:
-        def apply(x: jax.Array, weights: jax.Array) -> jax.Array:
-            return strategy.apply(x, Selection(weights, selection.choices))
-
-        if strategy.selective:
-            y, pullback = jax.vjp(apply, x, selection.weights)
-        else:
-            y, pullback = jax.vjp(lambda x: apply(x, selection.weights), x)
-        return y, *pullback(g)
-
-    return run
+def draw_selection(features: int, key: jax.Array) -> Selection:
+    """Random choices of N = features neurons."""
+    keys = jax.random.split(key)
+    logits = jax.random.normal(keys[0], (features, len(PAPER_POOL)))
+    return estimators.gumbel_straight_through(logits, keys[1], 1.0)
 
 
 class Reference(NamedTuple):
@@ -121,9 +108,12 @@ class Reference(NamedTuple):
     slopes: np.ndarray
     g: np.ndarray
 
-    def expect(self, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """y [B, N], dx [B, N] and d weights [N, K] of a layer of the named functions [N]."""
+    def expect(self, strategy: Strategy, selection: Selection) -> tuple[np.ndarray, ...]:
+        """y [B, N], dx [B, N] and d weights [N, K] of a layer of N neurons."""
         known = list(REFERENCES)
+        names = strategy.names
+        if names is None:
+            names = tuple(PAPER_POOL.names[choice] for choice in np.asarray(selection.choices))
         of_neuron = np.array([known.index(name) for name in names])[None, None]
         y, slope = (
             np.take_along_axis(table, of_neuron, 0)[0] for table in (self.values, self.slopes)
@@ -134,20 +124,40 @@ class Reference(NamedTuple):
 
 def evaluate_reference(x: Any, g: Any) -> Reference:
     """The reference at x [B, N] with dL/dy = g [B, N]."""
-
-    @jax.jit
-    def run(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        both = [jax.jvp(f, (x,), (jnp.ones_like(x),)) for f in REFERENCES.values()]
-        values, slopes = zip(*both, strict=True)
-        return jnp.stack(values), jnp.stack(slopes)
-
     with jax.enable_x64(True):
-        values, slopes = run(jnp.asarray(np.asarray(x, np.float64)))
+        values, slopes = _values_and_slopes(jnp.asarray(np.asarray(x, np.float64)))
     return Reference(np.asarray(values), np.asarray(slopes), np.asarray(g, np.float64))
 
 
-def selected_names(strategy: Strategy, selection: Selection) -> tuple[str, ...]:
-    """The function of each neuron, [N]."""
-    if strategy.names is not None:
-        return strategy.names
-    return tuple(PAPER_POOL.names[choice] for choice in np.asarray(selection.choices))
+@jax.jit
+def _values_and_slopes(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    both = [jax.jvp(f, (x,), (jnp.ones_like(x),)) for f in REFERENCES.values()]
+    values, slopes = zip(*both, strict=True)
+    return jnp.stack(values), jnp.stack(slopes)
+
+
+def checked_variants(
+    make: Callable[[Strategy], Callable[..., Any]],
+    inputs: Sequence[tuple[Any, ...]],
+    expect: Callable[[Strategy], Sequence[np.ndarray]],
+    tolerance: float,
+) -> dict[str, Variant]:
+    """Every strategy compiled; BenchmarkError if one disagrees with float64.
+
+    Args:
+        make: strategy → function of one input.
+        inputs: taken in turn; all results are compared on the first.
+        expect: strategy → that function's results on the first input, in float64, or more.
+        tolerance: of the relative error of each result.
+    """
+    variants = {}
+    for name, strategy in strategies(len(inputs[0][-2].choices)).items():
+        function = jax.jit(make(strategy))
+        outputs = function(*inputs[0])
+        require_close(name, outputs, expect(strategy)[: len(outputs)], tolerance)
+        variants[name] = _rotating(function, inputs)
+    return variants
+
+
+def _rotating(function: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> Variant:
+    return lambda i: function(*inputs[i % len(inputs)])
