@@ -67,7 +67,7 @@ def test_memory(tmp_path):
     record = measured(memory, tmp_path)
     assert {row["context"] for row in record["results"]} == {"alone", "layer"}
     for row in record["results"]:
-        assert all(0 <= row[f"B={batch}"] < math.inf for batch in (8, 32))
+        assert 0 <= row["B=8"] < math.inf
 
 
 def test_against_pytorch(tmp_path):
@@ -121,7 +121,7 @@ def test_a_wrong_gradient_ends_the_program(monkeypatch, capsys):
 
 def test_a_step_of_other_functions_ends_the_program(monkeypatch, capsys):
     forbid_timing(monkeypatch)
-    model, names = networks.build_uniform(networks.SMOKE_WIDTHS, "selu")
+    model, _ = networks.build_uniform(networks.SMOKE_WIDTHS, "selu")
     monkeypatch.setattr(networks, "build_uniform", lambda widths, name: (model, [["elu"] * 16]))
     assert step.main(["--smoke"]) == 1
     assert "result 0 is off" in capsys.readouterr().err
