@@ -21,7 +21,7 @@ from experiments.run import environment
 
 Row = dict[str, Any]
 Variant = Callable[[int], Any]
-"""Dispatches call number i and returns the arrays to wait for; i picks one of several inputs."""
+"""Dispatches call number i, from 0 on, and returns the arrays to wait for; inputs take turns."""
 
 
 class BenchmarkError(Exception):
@@ -37,7 +37,7 @@ def time_interleaved(
     """Times every variant once per round, in an order drawn anew for each round.
 
     Args:
-        variants: names → variants; each is called `calls` times first, to compile and warm up.
+        variants: names → variants; one more round comes first, to compile and warm up.
         rounds: samples per variant.
         calls: calls dispatched per sample before waiting for them together.
         seed: of the order.
@@ -45,21 +45,19 @@ def time_interleaved(
     Returns:
         names → seconds per call, [rounds].
     """
-    for variant in variants.values():
-        _sample(variant, calls)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     order, rng = list(variants), np.random.default_rng(seed)
-    for _ in range(rounds):
-        rng.shuffle(order)
+    for number in range(rounds + 1):
         for name in order:
-            seconds[name].append(_sample(variants[name], calls))
-    return {name: np.asarray(samples) for name, samples in seconds.items()}
+            seconds[name].append(_sample(variants[name], number * calls, calls))
+        rng.shuffle(order)
+    return {name: np.asarray(samples[1:]) for name, samples in seconds.items()}
 
 
-def _sample(variant: Variant, calls: int) -> float:
+def _sample(variant: Variant, first: int, calls: int) -> float:
     begun = time.perf_counter()
     # All outputs are held and waited for: a CPU may finish independent calls out of order.
-    jax.block_until_ready([variant(i) for i in range(calls)])
+    jax.block_until_ready([variant(i) for i in range(first, first + calls)])
     return (time.perf_counter() - begun) / calls
 
 

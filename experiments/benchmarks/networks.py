@@ -49,30 +49,22 @@ def draw_batches(widths: Sequence[int], batch: int, steps: int, seed: int) -> Ba
     )
 
 
-def draw_names(widths: Sequence[int]) -> list[list[str]]:
-    """Random functions of the paper's pool for every hidden neuron."""
-    rng = np.random.default_rng(0)
-    return [rng.choice(PAPER_POOL.names, width).tolist() for width in widths[1:-1]]
-
-
 def build_uniform(widths: Sequence[int], name: str) -> tuple[MLP, Names]:
     """The usual network, and the names of its functions."""
     names = [[name] * width for width in widths[1:-1]]
     return _build(widths, uniform(REFERENCES[name])), names
 
 
-def build_mixed(
-    widths: Sequence[int], pool: ActivationPool, names: Names | None = None
-) -> tuple[MLP, Names]:
-    """The network of phase 2, its functions random unless named."""
-    names = draw_names(widths) if names is None else names
-    layers = iter(names)
+def build_mixed(widths: Sequence[int], pool: ActivationPool) -> tuple[MLP, Names]:
+    """The network of phase 2, and the names of its random functions."""
+    rng = np.random.default_rng(0)
+    choices = [rng.integers(len(pool), size=width) for width in widths[1:-1]]
+    layers = iter(choices)
 
     def build(features: int, *, rngs: nnx.Rngs) -> MixedActivation:
-        choices = [pool.index(name) for name in next(layers)]
-        return MixedActivation(FunctionTable(pool, choices))
+        return MixedActivation(FunctionTable(pool, next(layers)))
 
-    return _build(widths, build), names
+    return _build(widths, build), _names(pool, choices)
 
 
 def build_selective(widths: Sequence[int], pool: ActivationPool) -> tuple[MLP, Names]:
@@ -83,7 +75,11 @@ def build_selective(widths: Sequence[int], pool: ActivationPool) -> tuple[MLP, N
     model = _build(widths, factory)
     activations: Any = model.activations
     choices = [np.argmax(layer.logits[...], -1) for layer in activations]
-    return model, [[pool.names[choice] for choice in layer] for layer in choices]
+    return model, _names(pool, choices)
+
+
+def _names(pool: ActivationPool, choices: Sequence[np.ndarray]) -> Names:
+    return [[pool.names[choice] for choice in layer] for layer in choices]
 
 
 def _build(widths: Sequence[int], activation: ActivationFactory) -> MLP:
@@ -152,10 +148,8 @@ def check(name: str, model: MLP, names: Names, batches: Batches) -> None:
             params, rest, *batch
         )
     flat = nnx.to_pure_dict(grads)
-    outputs = [
-        loss,
-        *jax.tree.leaves([flat[group] for group in ("layers", "activations") if group in flat]),
-    ]
+    # In this order, not in the dictionary's.
+    outputs = [loss, *jax.tree.leaves([flat["layers"], flat.get("activations")])]
     harness.require_close(name, outputs, expect(model, names, batches), 1e-2)
 
 
@@ -173,9 +167,10 @@ def expect(model: MLP, names: Names, batches: Batches) -> list[np.ndarray]:
             np.asarray(batches.labels[0]),
         )
     result = [np.asarray(leaf) for leaf in (loss, *jax.tree.leaves(grads))]
-    used = [list(REFERENCES).index(name) for name in PAPER_POOL.names]
-    for layer, weights in zip(params.get("activations", {}).values(), sums, strict=False):
-        result.append(_through_softmax(layer["logits"], np.asarray(weights)[:, used]))
+    if "activations" in params:
+        used = [list(REFERENCES).index(name) for name in PAPER_POOL.names]
+        for layer, weights in zip(params["activations"].values(), sums, strict=True):
+            result.append(_through_softmax(layer["logits"], np.asarray(weights)[:, used]))
     return result
 
 
