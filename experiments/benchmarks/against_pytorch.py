@@ -4,6 +4,10 @@ Same network, batch, gradient clipping and Adam; data in memory, no DataLoader. 
 by step, JAX 20 steps in one compiled scan: each as its training loop does. The row `uniform relu`
 is what JAX gives to any network; what is above it comes from the form of the layers. `clamped`
 clips every function at ±10, as the published phase 1 does.
+
+Only on an idle machine: PyTorch's threads spin while they wait for each other, and a second
+program on the same cores makes its steps ten times slower and the ratio worthless. Where others
+run, `taskset -c 0 python -m …` gives both sides one thread on one core.
 """
 
 import argparse
