@@ -65,6 +65,12 @@ def strategies(features: int) -> dict[str, Strategy]:
     return (
         {name: Strategy(_unselected(f), (name,) * features) for name, f in uniform.items()}
         | {name: Strategy(_unselected(f), names) for name, f in fixed.items()}
+        | {
+            "fixed, sorted segments": Strategy(
+                _unselected(lambda x: sorted_segments(x, np.sort(choices))),
+                tuple(PAPER_POOL.names[choice] for choice in np.sort(choices)),
+            )
+        }
         | {name: Strategy(f, None) for name, f in selective.items()}
     )
 
@@ -79,6 +85,20 @@ def gather_and_scatter(x: jax.Array, choices: np.ndarray) -> jax.Array:
     for k, function in enumerate(PAPER_POOL.functions):
         columns = np.flatnonzero(choices == k)
         y = y.at[:, columns].set(function(x[:, columns]))
+    return y
+
+
+def sorted_segments(x: jax.Array, choices: np.ndarray) -> jax.Array:
+    """x [B, N], ascending choices [N] → [B, N]: each function on its own run of columns.
+
+    The weights around the layer would be permuted once, at the switch, for free.
+    """
+    # Updated slice by slice: a concatenation is not fused on CPU.
+    y = x
+    for k, function in enumerate(PAPER_POOL.functions):
+        first, end = np.searchsorted(choices, [k, k + 1])
+        if first < end:
+            y = jax.lax.dynamic_update_slice(y, function(x[:, first:end]), (0, first))
     return y
 
 
