@@ -39,6 +39,8 @@ IMAGE_TASKS = ("digits", "mnist", "fashion_mnist", "cifar10")
 
 Preset = Literal["published", "described", "recommended"]
 PRESET_NAMES = get_args(Preset)
+Dtype = Literal["float32", "bfloat16"]
+DTYPES = get_args(Dtype)
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,9 @@ class Config:
     drawn with replacement."""
     batch_size: int = 128
     """Examples per step."""
+    dtype: Dtype = "float32"
+    """Of the computation in hidden layers and activations; parameters, selection logits, the
+    optimiser, outputs and losses stay float32."""
     learning_rate: float = 1e-3
     """Adam's learning rate for the weights at the start of the schedule."""
     logit_learning_rate: float = 3e-2
@@ -157,6 +162,7 @@ def _validate(config: Config) -> None:
         targets.dimension(config.task.removeprefix("function:"))
         require(not config.double_softmax, "double_softmax", "False for a function task")
     require(config.pool in POOLS, "pool", f"one of {', '.join(POOLS)}")
+    require(config.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}")
     names = POOLS[config.pool].names
     methods = ("two_phase", *(f"uniform:{name}" for name in names))
     require(config.method in methods, "method", f"one of {', '.join(methods)}")

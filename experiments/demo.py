@@ -14,7 +14,8 @@ from pathlib import Path
 from experiments import plots, report
 from experiments.config import POOLS, Config, default_config
 from experiments.recipes import crossed
-from experiments.run import run, run_folder_of
+from experiments.run import run
+from experiments.run_folder import folder_of
 
 TASKS = ("digits", "function:product_sine")
 SEEDS = (0, 1)
@@ -25,7 +26,7 @@ def configs(task: str, root: Path) -> list[Config]:
     base = default_config("recommended", task)
     methods = ("two_phase", *(f"uniform:{name}" for name in POOLS[base.pool].names))
     return [
-        dataclasses.replace(config, run_dir=str(root / run_folder_of(config).relative_to("runs")))
+        dataclasses.replace(config, run_dir=str(root / folder_of(config).relative_to("runs")))
         for config in crossed(base, [{"method": method} for method in methods], SEEDS)
     ]
 

@@ -1,7 +1,9 @@
 """A progress bar with loss, score and time left; plain lines where there is no terminal."""
 
+import statistics
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,10 +16,13 @@ LINE_SECONDS = 10.0
 
 
 class Progress:
-    """Shows the epochs of one run; `update` takes a row of metrics.jsonl."""
+    """Shows the epochs of runs that train at once; `update` takes their rows of metrics.jsonl."""
 
-    def __init__(self, config: Config, enabled: bool = True) -> None:
-        self._title = f"{config.task} {config.method} seed {config.seed}"
+    def __init__(self, configs: Sequence[Config], enabled: bool = True) -> None:
+        config = configs[0]
+        self._title = f"{config.task} {config.variant} seed {config.seed}"
+        if len(configs) > 1:
+            self._title = f"{config.task} {len(configs)} runs"
         self._total = sum(phase.epochs for phase in phases(config))
         self._regression = config.is_regression
         self._enabled = enabled
@@ -47,8 +52,10 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, row: dict[str, Any]) -> None:
-        """One epoch is done."""
+    def update(self, rows: Sequence[dict[str, Any]]) -> None:
+        """One epoch is done: a row per run, of which the means are shown."""
+        names = ("train_loss", "validation_loss", "validation_score")
+        row = {**rows[0], **{name: statistics.fmean(row[name] for row in rows) for name in names}}
         text = f"loss {row['train_loss']:.4g}  validation {row['validation_loss']:.4g}"
         if not self._regression:
             text += f"  accuracy {100 * row['validation_score']:.2f} %"

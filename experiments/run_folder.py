@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,6 +22,39 @@ NEUTRAL_FIELDS = ("data_dir", "run_dir", "checkpoint_seconds")
 
 class RunError(RuntimeError):
     """A run cannot start or go on; one line says why."""
+
+
+class Position(NamedTuple):
+    """Where a run stands: what a checkpoint holds beside the state.
+
+    Attributes:
+        phase: index into the phases.
+        epoch: epochs of that phase done.
+        choices: of phase 2, per layer; empty before the switch.
+        results: of the finished phases.
+        switch: the switch report; empty before the switch.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    choices: tuple[list[int], ...] = ()
+    results: tuple[dict[str, Any], ...] = ()
+    switch: dict[str, Any] = {}  # noqa: RUF012
+
+
+START = Position()
+
+
+def folder_of(config: Config) -> Path:
+    """The run's folder."""
+    if config.run_dir is not None:
+        return Path(config.run_dir)
+    return Path("runs") / config.task.replace("function:", "") / config.name
+
+
+def is_complete(folder: Path) -> bool:
+    """The run's summary is written, and it is written last."""
+    return (folder / "summary.json").exists()
 
 
 @contextlib.contextmanager
@@ -99,10 +132,7 @@ def append_metrics(folder: Path, row: dict[str, Any]) -> None:
 
 
 class Checkpoints:
-    """The last two states of a run, each with its position, on disk through Orbax.
-
-    A position is a JSON record: phase, epoch, and what the state cannot tell.
-    """
+    """The last two states of a run, each with its position, on disk through Orbax."""
 
     def __init__(self, folder: Path) -> None:
         self._manager = ocp.CheckpointManager(
@@ -113,7 +143,7 @@ class Checkpoints:
             item_names=("state", "position"),
         )
 
-    def save(self, epochs: int, state: Any, position: dict[str, Any]) -> None:
+    def save(self, epochs: int, state: Any, position: Position) -> None:
         """Saves the state after `epochs` epochs of the run.
 
         Raises:
@@ -129,23 +159,22 @@ class Checkpoints:
             )
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_named_leaves(state)),
-            position=ocp.args.JsonSave(position),
+            position=ocp.args.JsonSave(position._asdict()),
         )
         try:
             self._manager.save(epochs, args=args, force=True)
         except (OSError, ValueError) as error:
             raise RunError(f"no checkpoint after epoch {epochs}: {_first_line(error)}") from error
 
-    def positions(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(epochs, position) of the readable checkpoints, newest first; damaged ones are named."""
-        for epochs in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                args = ocp.args.Composite(position=ocp.args.JsonRestore())
-                yield epochs, self._manager.restore(epochs, args=args).position
-            except Exception as error:  # Orbax and its storage raise many kinds
-                self.discard(epochs, error)
+    def epochs(self) -> list[int]:
+        """The epochs of the run after which a checkpoint was saved."""
+        return list(self._manager.all_steps())
 
-    def restore(self, epochs: int, state: Any) -> Any:
+    def restore_position(self, epochs: int) -> Position:
+        args = ocp.args.Composite(position=ocp.args.JsonRestore())
+        return Position(**self._manager.restore(epochs, args=args).position)
+
+    def restore_state(self, epochs: int, state: Any) -> Any:
         """The saved state in the structure of `state`."""
         target = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
@@ -160,6 +189,12 @@ class Checkpoints:
         reason = _first_line(error)
         print(f"checkpoint of epoch {epochs} is damaged ({reason}); falling back", flush=True)
         self._manager.delete(epochs)
+
+    def drop_after(self, epochs: int) -> None:
+        """Deletes the checkpoints that a run which goes on from `epochs` will write again."""
+        for later in self.epochs():
+            if later > epochs:
+                self._manager.delete(later)
 
     def close(self) -> None:
         self._manager.close()

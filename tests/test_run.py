@@ -15,9 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import demo, report, run_folder, targets
+from experiments import demo, group, outcome, report, run_folder, targets, train
 from experiments import run as program
 from experiments.config import Config, default_config, to_json
+from experiments.loop import Run
 from experiments.run_folder import Checkpoints, RunError
 from experiments.tasks import load_task
 from smartmixed_jax import ActivationPool
@@ -44,10 +45,12 @@ def tiny(folder: Path, task: str = "digits", preset: str = "recommended", **chan
 def final_state(config: Config) -> dict[str, np.ndarray]:
     """Every leaf of the last checkpoint, and the choices."""
     checkpoints = Checkpoints(Path(config.run_dir))
-    position, _, state, _ = program._resume(config, load_task(config), checkpoints)
+    run = Run(config, load_task(config), Path(config.run_dir), checkpoints)
+    ((_, phase),) = group._resume([run])
     checkpoints.close()
+    position = run.position
     assert (position.phase, position.epoch) == (1, config.mixed_epochs)
-    leaves = jax.tree_util.tree_leaves_with_path(state)
+    leaves = jax.tree_util.tree_leaves_with_path(phase.state)
     named = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
     return {**named, "choices": np.concatenate(position.choices)}
 
@@ -102,7 +105,7 @@ def test_a_run_leaves_its_folder(whole):
 
 
 def test_a_complete_run_is_not_trained_again(whole, monkeypatch):
-    monkeypatch.setattr(program.train, "run_epoch", None)
+    monkeypatch.setattr(train, "run_epoch", None)
     assert program.run(whole, show_progress=False) == Path(whole.run_dir)
 
 
@@ -127,20 +130,20 @@ def test_an_interrupted_run_ends_like_the_whole_one(
         program.run(config, show_progress=False)
     monkeypatch.setattr(run_folder, "append_metrics", append)
     trained = []
-    original = program.train.run_epoch
+    original = train.run_epoch
 
     def count(*arguments):
         trained.append(arguments[0].spec.name)
         return original(*arguments)
 
-    monkeypatch.setattr(program.train, "run_epoch", count)
+    monkeypatch.setattr(train, "run_epoch", count)
     program.run(config, show_progress=False)
     kept = stop_after - 1 if checkpoint_seconds == 0 else 2 * (stop_after > 2)
     assert len(trained) == 5 - kept
     assert_same_run(whole, config)
 
 
-@pytest.mark.parametrize("broken", ["_finish_phase", "_switch", "_write_summary"])
+@pytest.mark.parametrize("broken", ["finish_phase", "switch_phase", "write_summary"])
 def test_interrupted_between_the_phases(whole, tmp_path, monkeypatch, broken):
     config = dataclasses.replace(whole, run_dir=str(tmp_path / "run"))
 
@@ -148,7 +151,7 @@ def test_interrupted_between_the_phases(whole, tmp_path, monkeypatch, broken):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(program, broken, interrupt)
+        patch.setattr(outcome, broken, interrupt)
         program.run(config, show_progress=False)
     program.run(config, show_progress=False)
     assert_same_run(whole, config)

@@ -10,8 +10,9 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments import train
+from experiments import evaluation, networks, train
 from experiments.config import Config, default_config
+from experiments.program import Program, learning_rate, optimizer, start_phase, temperature
 from experiments.tasks import Split, Task, load_task
 from smartmixed_jax import MixedActivation, SelectionLogits
 
@@ -28,12 +29,12 @@ def digits() -> Task:
 
 
 def start(config: Config, task: Task):
-    return train.start_phase(train.build_model(config, task), config, task, 0)
+    return start_phase(networks.build_model(config, task), config, task, 0)
 
 
 def epoch(config, task, program, state, rest, number=0):
     splits = task.splits["train"], task.splits["validation"]
-    draws = train.draw(program, config.seed, number, len(splits[0].labels))
+    draws = train.draw(program, [config.seed], number, len(splits[0].labels))
     return train.run_epoch(program, state, rest, *splits, draws, jnp.int32(number))
 
 
@@ -45,7 +46,7 @@ def test_an_epoch_visits_every_example_once(digits):
     config = tiny()
     program, *_ = start(config, digits)
     size = len(digits.splits["train"].labels)
-    orders = [np.asarray(train.draw(program, 0, number, size).indices) for number in (0, 1)]
+    orders = [np.asarray(train.draw(program, [0], number, size).indices) for number in (0, 1)]
     for order in orders:
         assert order.shape == (math.ceil(size / 200), 200)
         assert sorted(order[order >= 0].tolist()) == list(range(size))
@@ -63,7 +64,8 @@ def test_the_mixed_phase_goes_on_with_new_batches_and_uniform_sees_the_same(digi
     for number in range(4):
         program, own = (selective, number) if number < 2 else (mixed, number - 2)
         np.testing.assert_array_equal(
-            train.draw(program, 5, own, size).indices, train.draw(whole, 5, number, size).indices
+            train.draw(program, [5], own, size).indices,
+            train.draw(whole, [5], number, size).indices,
         )
 
 
@@ -82,7 +84,7 @@ def test_padding_of_the_last_batch_changes_nothing(digits):
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, few.labels))
 
     value, gradients = jax.value_and_grad(loss)(before)
-    transform = train.optimizer(program)
+    transform = optimizer(program)
     updates, _ = transform.update(gradients, transform.init(before), before)
     expected = optax.apply_updates(before, updates)
     np.testing.assert_allclose(metrics["train_loss"], value, rtol=1e-5)
@@ -126,11 +128,11 @@ def test_weights_and_logits_are_separate_groups(digits, group):
 
 def test_the_clip_is_over_everything():
     config = tiny(clip=0.5, learning_rate=1.0)
-    program = train.Program(None, config, 0, 10, 1.0)
+    program = Program(None, config, 0, 10, 1.0)
     params = {"weights": {"w": jnp.zeros(2)}, "selection": {"l": jnp.zeros(2)}}
     gradients = jax.tree.map(lambda leaf: leaf + 3.0, params)
-    clip = train.optimizer(program).init(params)
-    _, state = train.optimizer(program).update(gradients, clip, params)
+    clip = optimizer(program).init(params)
+    _, state = optimizer(program).update(gradients, clip, params)
     first_moments = [
         leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2,) and float(leaf[0]) > 0
     ]
@@ -143,28 +145,28 @@ def test_schedules_start_and_end_where_they_say(digits):
     program, *_ = start(config, digits)
     mixed = dataclasses.replace(program, phase=1)
     steps = 2 * program.steps
-    assert float(train.temperature(program, 0)) == 2.0
-    assert float(train.temperature(program, steps - 1)) == pytest.approx(0.5)
+    assert float(temperature(program, 0)) == 2.0
+    assert float(temperature(program, steps - 1)) == pytest.approx(0.5)
     rate = config.learning_rate
-    assert float(train.learning_rate(program, 0)) == pytest.approx(rate)
+    assert float(learning_rate(program, 0)) == pytest.approx(rate)
     # One cosine over both phases: half the rate at the switch, 0 at the end.
-    assert float(train.learning_rate(program, steps)) == pytest.approx(rate / 2, rel=1e-4)
-    assert float(train.learning_rate(mixed, 0)) == pytest.approx(rate / 2, rel=1e-4)
-    assert float(train.learning_rate(mixed, steps)) == pytest.approx(0, abs=1e-8)
+    assert float(learning_rate(program, steps)) == pytest.approx(rate / 2, rel=1e-4)
+    assert float(learning_rate(mixed, 0)) == pytest.approx(rate / 2, rel=1e-4)
+    assert float(learning_rate(mixed, steps)) == pytest.approx(0, abs=1e-8)
     restart = dataclasses.replace(
         mixed, config=dataclasses.replace(program.config, schedule="cosine_restart")
     )
-    assert float(train.learning_rate(restart, 0)) == pytest.approx(rate)
+    assert float(learning_rate(restart, 0)) == pytest.approx(rate)
     constant = dataclasses.replace(
         mixed, config=dataclasses.replace(program.config, schedule="constant")
     )
-    assert float(train.learning_rate(constant, steps)) == pytest.approx(rate)
+    assert float(learning_rate(constant, steps)) == pytest.approx(rate)
 
 
 def test_published_loss_is_a_softmax_of_a_softmax(digits):
     config = tiny(double_softmax=True)
     outputs = jnp.array([[0.0, 0.0, 0.0], [80.0, 0.0, 0.0]])
-    losses, right = train.losses_and_scores(config, outputs, jnp.array([2, 0]))
+    losses, right = evaluation.losses_and_scores(config, outputs, jnp.array([2, 0]))
     np.testing.assert_allclose(losses, [math.log(3), math.log(1 + 2 / math.e)], rtol=1e-6)
     np.testing.assert_array_equal(right, [0, 1])
     # With ten classes it starts near ln 10 and cannot fall below ln(1 + 9/e) = 1.4612.
@@ -182,7 +184,7 @@ def test_evaluation_counts_every_example_once(digits):
     program, state, rest = start(config, digits)
     split = digits.splits["validation"]
     assert len(split.labels) % 128
-    loss, score, outputs = train.evaluate(
+    loss, score, outputs = evaluation.evaluate(
         program, state.params, rest, split, jax.random.key(0), jnp.float32(1)
     )
     model = program.model(state.params, rest)
@@ -200,7 +202,7 @@ def test_evaluation_noise_is_on_only_where_the_preset_says(digits, noise):
     program, state, rest = start(config, digits)
     losses = {
         float(
-            train.evaluate(
+            evaluation.evaluate(
                 program,
                 state.params,
                 rest,
@@ -253,7 +255,7 @@ def test_the_switch_keeps_weights_and_outputs(digits, preset):
     )
     program, state, rest, noisy = trained(config, digits)
     model = program.model(state.params, rest)
-    mixed = train.switch(model, config, digits)
+    mixed = networks.switch(model, config, digits)
     for layer, old in zip(mixed.layers, model.layers, strict=True):
         assert layer.kernel[...] is old.kernel[...]
         assert layer.bias[...] is old.bias[...]
@@ -265,7 +267,7 @@ def test_the_switch_keeps_weights_and_outputs(digits, preset):
 
     before = outputs(nnx.view(model, deterministic=True))
     np.testing.assert_array_equal(before.view(np.int32), outputs(mixed).view(np.int32))
-    program, state, rest = train.start_phase(mixed, config, digits, 1)
+    program, state, rest = start_phase(mixed, config, digits, 1)
     _, quiet = epoch(config, digits, program, state, rest)
     assert float(quiet["train_loss"]) <= float(noisy["train_loss"])
 
@@ -278,11 +280,11 @@ def test_published_switch_starts_anew_without_the_clamp(digits):
     model = program.model(state.params, rest)
     clamped = model.activations[0].pool.functions[0]
     np.testing.assert_array_equal(clamped(jnp.array([-20.0, 5.0, 20.0])), [0, 5, 10])
-    mixed = train.switch(model, config, digits)
+    mixed = networks.switch(model, config, digits)
     assert mixed.activations[0].table.pool == config.activation_pool
     learned = np.argmax(np.asarray(model.activations[0].logits[...]), -1)
     np.testing.assert_array_equal(mixed.activations[0].table.choices, learned)
-    initial = train.build_model(config, digits)
+    initial = networks.build_model(config, digits)
     for new, old, first in zip(mixed.layers, model.layers, initial.layers, strict=True):
         assert not np.array_equal(new.kernel[...], old.kernel[...])
         assert not np.array_equal(new.kernel[...], first.kernel[...])
@@ -291,11 +293,11 @@ def test_published_switch_starts_anew_without_the_clamp(digits):
 @pytest.mark.parametrize("kind", ["shuffled", "random", "majority"])
 def test_controls_change_the_choices_as_they_say(digits, kind):
     config = tiny(hidden=(60, 60), choices=kind)
-    model = train.build_model(config, digits)
+    model = networks.build_model(config, digits)
     for activation in model.activations:
         activation.logits[...] = jax.random.normal(jax.random.key(1), (60, 6)) + jnp.arange(6.0)
     learned = [activation.fix().table for activation in model.activations]
-    mixed = train.switch(model, config, digits)
+    mixed = networks.switch(model, config, digits)
     for table, activation in zip(learned, mixed.activations, strict=True):
         assert isinstance(activation, MixedActivation)
         control = activation.table
@@ -329,7 +331,7 @@ def test_layers_and_steps_draw_their_own_noise(digits):
     state.params["selection"] = jax.tree.map(jnp.zeros_like, state.params["selection"])
     draws = []
     original = program.model(state.params, rest)
-    keys = train.draw(program, 0, 0, 500).noise
+    keys = train.draw(program, [0], 0, 500).noise
     for step in range(2):
         rngs = nnx.Rngs(selection=keys[step])
         for activation in original.activations:

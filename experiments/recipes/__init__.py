@@ -6,7 +6,8 @@ from typing import Any
 
 from experiments import plots, report
 from experiments.config import Config
-from experiments.run import run, run_folder_of
+from experiments.run import run
+from experiments.run_folder import folder_of
 
 
 def crossed(
@@ -22,6 +23,6 @@ def run_all(configs: Sequence[Config]) -> None:
     """Runs the configs of one task, prints their comparison and draws it beside the runs."""
     folders = [run(config) for config in configs]
     print(f"\n{report.compare(folders)}\n")
-    comparison = run_folder_of(configs[0]).parent / "comparison.png"
+    comparison = folder_of(configs[0]).parent / "comparison.png"
     for path in plots.draw_comparison(folders, comparison):
         print(path)

@@ -1,0 +1,187 @@
+"""The network of every method, the switch between the phases, choices as data.
+
+Outside of training a fixed layer is the library's MixedActivation, its table static. Compiled
+programs take the choices as data instead, so that all seeds and controls share one compilation;
+the values are the same to the bit, because the library evaluates every table with the same code.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from experiments.config import Config
+from experiments.tasks import Task
+from smartmixed_jax import (
+    MLP,
+    ActivationPool,
+    FunctionTable,
+    MixedActivation,
+    SelectiveActivation,
+    fix_choices,
+    mix,
+)
+from smartmixed_jax.estimators import Selection
+from smartmixed_jax.models import ActivationFactory, uniform
+from smartmixed_jax.pools import Activation
+
+# Purposes of a random key, folded into the seed's key in this order.
+INIT, BATCHES, SELECTION, EVALUATION, SWITCH = range(5)
+
+
+def make_key(seed: jax.Array | int, phase: jax.Array | int, purpose: int) -> jax.Array:
+    """The root of a purpose's randomness in one phase."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), phase), purpose)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clamped:
+    """function clipped to [−limit, limit]: the clamp of the published code."""
+
+    function: Activation
+    limit: float
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.clip(self.function(x), -self.limit, self.limit)
+
+
+def build_model(config: Config, task: Task, phase: int = 0) -> MLP:
+    """The network of a method, freshly initialised for a phase; equal seeds give equal weights."""
+    linear = _torch_linear if config.initialization == "torch" else _normal_linear
+    model = MLP(
+        task.in_features,
+        config.widths,
+        task.out_features,
+        activation=_activation(config),
+        linear=functools.partial(linear, dtype=jnp.dtype(config.dtype)),
+        rngs=nnx.Rngs(params=make_key(config.seed, phase, INIT)),
+    )
+    # The outputs are differences of large sums: a loss of bfloat16 outputs would be 8 bits wide.
+    model.layers[-1].dtype = jnp.dtype("float32")
+    return model
+
+
+def _activation(config: Config) -> ActivationFactory:
+    pool = config.activation_pool
+    if config.method.startswith("uniform:"):
+        return uniform(pool.functions[_uniform_index(config)])
+    if config.clamp:
+        pool = ActivationPool(
+            (name, Clamped(function, config.clamp))
+            for name, function in zip(pool.names, pool.functions, strict=True)
+        )
+    return functools.partial(
+        SelectiveActivation,
+        pool=pool,
+        temperature=config.temperature,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def _uniform_index(config: Config) -> int:
+    return config.activation_pool.index(config.method.removeprefix("uniform:"))
+
+
+def _normal_linear(din: int, dout: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
+    init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal")
+    return nnx.Linear(din, dout, kernel_init=init, dtype=dtype, rngs=rngs)
+
+
+def _torch_linear(din: int, dout: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
+    """PyTorch's default: kernel and bias from U(−1/√din, 1/√din)."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        bound = 1 / math.sqrt(din)
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return nnx.Linear(din, dout, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs)
+
+
+# The switch
+
+
+def switch(model: MLP, config: Config, task: Task) -> MLP:
+    """Phase 1's model → phase 2's: the choices fixed, the weights carried or new."""
+    fixed = fix_choices(model)
+    rng = np.random.default_rng([config.seed, SWITCH])
+    activation: Any
+    for activation in fixed.activations:
+        # The unclamped pool: the published code clamps in phase 1 only.
+        choices = _control(config.choices, np.asarray(activation.table.choices), config, rng)
+        activation.table = FunctionTable(config.activation_pool, choices)
+    if not config.carry_weights:
+        new = build_model(config, task, phase=1)
+        for layer, fresh in zip(fixed.layers, new.layers, strict=True):
+            nnx.update(layer, nnx.state(fresh))
+    return fixed
+
+
+def _control(
+    kind: str, choices: np.ndarray, config: Config, rng: np.random.Generator
+) -> np.ndarray:
+    """The learned choices [N] of one layer, or what a control puts in their place."""
+    if kind == "shuffled":
+        return rng.permutation(choices)
+    if kind == "random":
+        return rng.integers(len(config.activation_pool), size=choices.shape)
+    if kind == "majority":
+        return np.full_like(choices, np.argmax(np.bincount(choices)))
+    return choices
+
+
+def mixed_model(config: Config, task: Task, choices: list[list[int]]) -> MLP:
+    """A phase-2 network with given choices per layer, to receive a checkpoint's weights."""
+    model = build_model(dataclasses.replace(config, clamp=0.0), task)
+    pool, dtype = config.activation_pool, jnp.dtype(config.dtype)
+    model.activations = nnx.List(
+        [MixedActivation(FunctionTable(pool, layer), dtype=dtype) for layer in choices]
+    )
+    return model
+
+
+def uniform_as_mixed(config: Config, task: Task) -> MLP:
+    """The network of `uniform:NAME` as a mixed one whose neurons all have that function.
+
+    Slower than the function itself, but all uniform methods are then one program.
+    """
+    choices = [[_uniform_index(config)] * width for width in config.widths]
+    return mixed_model(config, task, choices)
+
+
+# Choices as data
+
+
+class Choices(nnx.Variable):
+    """Fixed choices, int32 [N]: what tells the networks of one phase-2 program apart."""
+
+
+class Chosen(nnx.Module):
+    """A MixedActivation whose choices are data of the compiled program, not a part of it."""
+
+    def __init__(self, layer: MixedActivation) -> None:
+        self.choices = Choices(jnp.asarray(layer.table.choices, jnp.int32))
+        self.pool = layer.table.pool
+        self.axis = layer.axis
+        self.dtype = layer.dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [..., N] → [..., N]."""
+        x = x if self.dtype is None else x.astype(self.dtype)
+        choices = self.choices[...]
+        # Weights without a tangent: no gradient to them is computed.
+        weights = jnp.zeros((len(choices), len(self.pool)))
+        return mix(x, Selection(weights, choices), self.pool, axis=self.axis)
+
+
+def choices_as_data(model: Any) -> Any:
+    """A model that shares its arrays with the given one, every MixedActivation a Chosen."""
+
+    def replace(path: Any, node: Any) -> Any:
+        return Chosen(node) if isinstance(node, MixedActivation) else node
+
+    return nnx.recursive_map(replace, nnx.clone(model))
