@@ -39,6 +39,8 @@ IMAGE_TASKS = ("digits", "mnist", "fashion_mnist", "cifar10")
 
 Preset = Literal["published", "described", "recommended"]
 PRESET_NAMES = get_args(Preset)
+Control = Literal["learned", "shuffled", "random", "majority"]
+CONTROLS = get_args(Control)
 Dtype = Literal["float32", "bfloat16"]
 DTYPES = get_args(Dtype)
 
@@ -102,7 +104,7 @@ class Config:
     the one with the lowest validation loss, or the last."""
     carry_weights: bool = True
     """Phase 2 continues with the weights of phase 1; otherwise it starts from new ones."""
-    choices: Literal["learned", "shuffled", "random", "majority"] = "learned"
+    choices: Control = "learned"
     """What phase 2 fixes: the learned choices, or a control: the same counts on shuffled neurons
     of the layer, uniformly random ones, or the most chosen function of the layer everywhere."""
     validation_fraction: float = 0.1
@@ -162,6 +164,7 @@ def _validate(config: Config) -> None:
         targets.dimension(config.task.removeprefix("function:"))
         require(not config.double_softmax, "double_softmax", "False for a function task")
     require(config.pool in POOLS, "pool", f"one of {', '.join(POOLS)}")
+    require(config.choices in CONTROLS, "choices", f"one of {', '.join(CONTROLS)}")
     require(config.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}")
     names = POOLS[config.pool].names
     methods = ("two_phase", *(f"uniform:{name}" for name in names))

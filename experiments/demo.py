@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from experiments import plots, report
+from experiments.compilation import keep_compilations
 from experiments.config import POOLS, Config, default_config
-from experiments.recipes import crossed
+from experiments.grid import crossed
 from experiments.run import run
 from experiments.run_folder import folder_of
 
@@ -54,6 +55,7 @@ def train_all(runs: Sequence[Config]) -> list[Path]:
 
 def main(arguments: Sequence[str]) -> int:
     """Trains, prints the tables, draws the figures."""
+    keep_compilations()
     root = Path(arguments[0] if arguments else "runs/demo")
     planned = {task: configs(task, root) for task in TASKS}
     count, seconds = sum(map(len, planned.values())), 0.0

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.compilation import keep_compilations
 from experiments.config import PRESET_NAMES, Config, default_config
 from experiments.data import DataError
 from experiments.group import train_all
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs, prints the results and draws the figures; returns the exit status."""
     from experiments import plots, report
 
+    keep_compilations()
     try:
         config = parse(arguments)
         folder = run(config)

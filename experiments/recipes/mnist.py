@@ -9,6 +9,7 @@ methods but uniform sigmoid within 98.2-98.6 % (experiments/LOG.md, 2026-11-23).
 
 import argparse
 import dataclasses
+import sys
 
 from experiments import recipes
 from experiments.config import PAPER_POOL, Config, default_config
@@ -25,4 +26,4 @@ def configs(data_dir: str | None) -> list[Config]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir")
-    recipes.run_all(configs(parser.parse_args().data_dir))
+    sys.exit(min(1, recipes.run_all(configs(parser.parse_args().data_dir))))

@@ -7,6 +7,7 @@ Networks d-64-64-1, preset `recommended` (6,000 steps), three targets, seeds 0-2
 Expected: experiments/LOG.md, 2026-11-23.
 """
 
+import sys
 from typing import Any
 
 from experiments import recipes
@@ -29,5 +30,4 @@ def configs(target: str) -> list[Config]:
 
 
 if __name__ == "__main__":
-    for target in TARGETS:
-        recipes.run_all(configs(target))
+    sys.exit(min(1, sum([recipes.run_all(configs(target)) for target in TARGETS])))
