@@ -3,7 +3,6 @@
 The host writes the rows of an epoch while the device computes the next.
 """
 
-import contextlib
 import dataclasses
 import functools
 import time
@@ -25,7 +24,6 @@ from experiments.progress import Progress
 from experiments.run_folder import START, Checkpoints, Position, RunError
 from experiments.tasks import Split, Task
 from smartmixed_jax import summarize
-from smartmixed_jax.summary import summarize_logits
 
 WRITERS = 8
 """Checkpoints of several runs are written in so many threads."""
@@ -138,7 +136,7 @@ def _record(
         if run.error:
             continue
         run.position = run.position._replace(epoch=run.position.epoch + 1)
-        losses, selection = own.pop("step_losses"), own.pop("selection")
+        losses, layers = own.pop("step_losses"), own.pop("layers")
         run.error = _not_finite(losses, program, run.epochs_done)
         if run.error:
             continue
@@ -150,7 +148,7 @@ def _record(
             "first_step_loss": float(losses[0]),
             "lowest_step_loss": float(losses.min()),
             "seconds": (now - begun) / program.runs,
-            "layers": _summarize(selection, run.config) or run.layers,
+            "layers": _layer_records(layers, run.config.activation_pool.names) or run.layers,
         }
         run_folder.append_metrics(run.folder, row)
         rows.append(row)
@@ -169,21 +167,20 @@ def _not_finite(losses: np.ndarray, program: Program, epoch: int) -> RunError | 
     )
 
 
-def _summarize(selection: nnx.State, config: Config) -> dict[str, Any]:
-    """`summarize` of a selective model from its logits; empty for another."""
-    with _on_host():
-        return {
-            ".".join(map(str, path[:-1])): summarize_logits(logits[...], config.activation_pool)
-            for path, logits in nnx.to_flat_state(selection)
+def _layer_records(
+    layers: dict[str, dict[str, np.ndarray]], names: Sequence[str]
+) -> dict[str, Any]:
+    """The records of `summarize` from the numbers of an epoch; empty for no selective layer."""
+    records = {}
+    for path, own in layers.items():
+        counts, features = own["counts"].tolist(), int(own["counts"].sum())
+        records[path] = {
+            "features": features,
+            "counts": dict(zip(names, counts, strict=True)),
+            "shares": {n: count / features for n, count in zip(names, counts, strict=True)},
+            **{name: float(own[name]) for name in ("max_probability", "entropy", "undecided")},
         }
-
-
-def _on_host() -> contextlib.AbstractContextManager[Any]:
-    """Small computations on the host: on the device they would wait behind a whole epoch."""
-    try:
-        return jax.default_device(jax.local_devices(backend="cpu")[0])
-    except RuntimeError:  # JAX_PLATFORMS without cpu
-        return contextlib.nullcontext()
+    return records
 
 
 def _save(runs: Sequence[Run], state: State) -> None:

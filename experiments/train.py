@@ -26,6 +26,7 @@ from experiments.program import (
     temperature,
 )
 from experiments.tasks import Split
+from smartmixed_jax.summary import UNDECIDED
 
 
 class Draws(NamedTuple):
@@ -114,8 +115,9 @@ def run_epoch(
 
     Returns:
         The next state, and `step_losses` [steps], `train_loss`, `train_score`,
-        `validation_loss`, `validation_score`, `temperature`, `learning_rate` [], and a copy of
-        the selection logits, to be read when the state is already donated to the next epoch.
+        `validation_loss`, `validation_score`, `temperature`, `learning_rate` [], and `layers`,
+        the numbers of the library's `summarize` for each selective layer: here, because the
+        state may be donated to the next epoch before the host looks at this one.
     """
     one = functools.partial(_run_epoch, program)
     if program.runs == 1:
@@ -186,5 +188,22 @@ def _run_epoch(
         "validation_score": validation_score,
         "temperature": temperature(program, last_step),
         "learning_rate": learning_rate(program, last_step),
-        "selection": params["selection"],
+        "layers": {
+            ".".join(map(str, path[:-1])): _summarize(logits[...])
+            for path, logits in nnx.to_flat_state(params["selection"])
+        },
+    }
+
+
+def _summarize(logits: jax.Array) -> dict[str, jax.Array]:
+    """Of a layer's logits [N, K]: argmax counts [K], and means over the neurons []."""
+    chosen = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=jnp.int32)
+    log = jax.nn.log_softmax(logits.astype(jnp.float32))
+    probabilities = jnp.exp(log)
+    largest = jnp.max(probabilities, -1)
+    return {
+        "counts": jnp.sum(chosen, 0),
+        "max_probability": jnp.mean(largest),
+        "entropy": -jnp.mean(jnp.sum(probabilities * log, -1)),
+        "undecided": jnp.mean(largest < UNDECIDED),
     }

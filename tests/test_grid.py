@@ -168,7 +168,7 @@ def test_the_second_start_compiles_nothing_new(tmp_path):
 
     programs = "from experiments import demo, grid, run\nfrom experiments.recipes import mnist"
     assert start(programs) == set()
-    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "cache" / "smartmixed-jax").exists()
     kept = set()
     for place in ("first", "second"):
         arguments = ["--seeds", "0", *SMALL, "--run-dir", str(tmp_path / place)]
