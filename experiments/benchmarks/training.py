@@ -1,0 +1,113 @@
+"""Real training runs, watched: when each epoch's compiled program was at work."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import rich
+import rich.box
+import rich.table
+
+from experiments import data, train
+from experiments.datasets import DATASETS
+from experiments.run import environment
+
+
+class Span(NamedTuple):
+    """One epoch: its phase, and from when to when its program was at work, in seconds."""
+
+    phase: str
+    begun: float
+    ended: float
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[list[Span]]:
+    """Fills the list with every epoch trained inside; it is complete when the block ends.
+
+    A thread waits for each epoch, so that the loop is not slowed and overlaps as ever. An epoch
+    begins when it is dispatched and the one before has ended.
+    """
+    spans: list[Span] = []
+    waiting: list[tuple[str, float, Future[float]]] = []
+    original = train.run_epoch
+
+    def wait(loss: jax.Array) -> float:
+        loss.block_until_ready()
+        return time.perf_counter()
+
+    with ThreadPoolExecutor(1) as watcher:
+
+        def run_epoch(program: Any, *arguments: Any) -> Any:
+            begun = time.perf_counter()
+            state, metrics = original(program, *arguments)
+            ended = watcher.submit(wait, metrics["train_loss"])
+            waiting.append((program.spec.name, begun, ended))
+            return state, metrics
+
+        train.run_epoch = run_epoch  # type: ignore[assignment]
+        try:
+            yield spans
+        finally:
+            train.run_epoch = original
+            last = 0.0
+            for phase, begun, ended in waiting:
+                spans.append(Span(phase, max(begun, last), ended.result()))
+                last = spans[-1].ended
+
+
+def find_data(task: str, folder: Path, *, small: bool) -> str | None:
+    """The data directory for a task: the usual one, or random images of its shape in `folder`.
+
+    Args:
+        small: random images in any case, and few of them.
+    """
+    if not small:
+        try:
+            data.load(task, download=False)
+            return None
+        except data.DataError:
+            pass
+    facts, rng = DATASETS[task], np.random.default_rng(0)
+    classes = facts.class_names.split(",")
+    train_size, test_size = (1_280, 500) if small else facts.counts
+
+    def images(count: int) -> np.ndarray:
+        return rng.integers(0, int(facts.scale) + 1, (count, *facts.shape), np.uint8)
+
+    random = data.Dataset(
+        name=task,
+        train_inputs=images(train_size),
+        train_labels=np.arange(train_size, dtype=np.int32) % len(classes),
+        test_inputs=images(test_size),
+        test_labels=np.arange(test_size, dtype=np.int32) % len(classes),
+        class_names=tuple(classes),
+        scale=facts.scale,
+        source="random images",
+    )
+    data.write_npz(random, folder / f"{task}.npz")
+    return str(folder)
+
+
+def publish(
+    command: str, results: Sequence[Mapping[str, Any]], notes: Sequence[str], out: Path | None
+) -> None:
+    """Prints the results as a table and writes them as JSON."""
+    place = environment()
+    table = rich.table.Table(*results[0], box=rich.box.SIMPLE_HEAD)
+    for row in results:
+        cells = (f"{x:.4g}" if isinstance(x, float) else str(x) for x in row.values())
+        table.add_row(*cells)
+    print(f"{command}\n{place['device']}, jax {place['jax']}, {place['date']}")
+    rich.print(table)
+    for note in notes:
+        print(note)
+    if out is not None:
+        record = {"command": command, "environment": place, "results": results, "notes": notes}
+        out.write_text(json.dumps(record, indent=2) + "\n")
