@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,11 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments import evaluation, networks, train
+from experiments import evaluation, loop, networks, train
 from experiments.config import Config, default_config
 from experiments.program import Program, learning_rate, optimizer, start_phase, temperature
 from experiments.tasks import Split, Task, load_task
-from smartmixed_jax import MixedActivation, SelectionLogits
+from smartmixed_jax import PAPER_POOL, MixedActivation, SelectionLogits, summarize
 
 
 def tiny(**changes) -> Config:
@@ -350,3 +351,55 @@ def test_selection_logits_are_the_second_group(digits):
     assert len(leaves) == 2
     assert all(isinstance(leaf, SelectionLogits) for leaf in leaves)
     assert [leaf.shape for leaf in leaves] == [(24, 6), (16, 6)]
+
+
+# Precision
+
+
+@pytest.mark.parametrize("method", ["two_phase", "uniform:tanh"])
+def test_bfloat16_computes_hidden_layers_and_nothing_else(digits, method):
+    config = tiny(method=method, dtype="bfloat16", learning_rate=1e-2)
+    model = networks.build_model(config, digits)
+    if method == "two_phase":
+        mixed = networks.switch(model, config, digits)
+        models = [model, mixed, networks.choices_as_data(mixed)]
+    else:
+        models = [model, networks.uniform_as_mixed(config, digits)]
+    for own in models:
+        hidden = own.layers[0](digits.splits["train"].inputs[:3] / jnp.float32(digits.scale))
+        assert hidden.dtype == jnp.bfloat16
+        rngs = {"rngs": nnx.Rngs(0)} if own is model and method == "two_phase" else {}
+        assert own.activations[0](hidden, **rngs).dtype == jnp.bfloat16
+        program, state, rest = start_phase(own, config, digits, int(own is not models[0]))
+        dtypes = {leaf.dtype for leaf in jax.tree.leaves(state)}
+        assert dtypes == {jnp.dtype("float32"), jnp.dtype("int32")}
+
+    program, state, rest = start(config, digits)
+    splits = digits.splits["train"], digits.splits["validation"]
+    draws = train.draw(program, [0], 0, len(splits[0].labels))
+    text = train.run_epoch.lower(program, state, rest, *splits, draws, jnp.int32(0)).as_text()
+    products = re.findall(r"dot_general.*-> tensor<(?:\d+x)+(\w+)>", text)
+    # Forward and backward of the output layer alone are float32, in training and validation.
+    assert products.count("f32") == 4
+    assert products.count("bf16") >= 7
+    losses = []
+    for number in range(4):
+        state, metrics = epoch(config, digits, program, state, rest, number)
+        losses.append(float(metrics["train_loss"]))
+    assert metrics["train_loss"].dtype == jnp.float32
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_summary_of_an_epoch_is_the_librarys(digits):
+    program, state, rest = start(tiny(logit_learning_rate=0.3), digits)
+    state, metrics = epoch(tiny(), digits, program, state, rest)
+    expected = summarize(program.model(state.params, rest))
+    records = loop._layer_records(jax.device_get(metrics["layers"]), PAPER_POOL.names)
+    assert list(records) == list(expected)
+    for path, record in records.items():
+        assert record["counts"] == expected[path]["counts"]
+        assert record["shares"] == expected[path]["shares"]
+        assert record.keys() == expected[path].keys()
+        for name in ("max_probability", "entropy", "undecided"):
+            assert record[name] == pytest.approx(expected[path][name], rel=1e-5)
+    assert 0 < records["activations.0"]["undecided"] < 1
