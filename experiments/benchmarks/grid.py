@@ -86,6 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     config = dataclasses.replace(
         default_config("published", "mnist"),
         architecture=3,
+        hidden=(32, 16) if options.smoke else (),
         selective_epochs=epochs,
         mixed_epochs=epochs,
     )
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
         sizes = [size for size in (1, 2, 8, 32) if size <= most]
         results = [measure(config, size, Path(place)) for size in sizes]
     notes = ["random images of MNIST's shape"] if directory else []
-    notes += ["few images: the extrapolation means nothing"] if options.smoke else []
+    notes += ["few images, a tiny network: the figures mean nothing"] if options.smoke else []
     publish(f"grid {' '.join(arguments)}".strip(), results, notes, options.out)
     return 0
 

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     keep_compilations()
     config = dataclasses.replace(default_config("recommended", options.task), architecture=3)
     if options.smoke:
-        config = dataclasses.replace(config, selective_epochs=2, mixed_epochs=2)
+        config = dataclasses.replace(config, hidden=(32, 16), selective_epochs=2, mixed_epochs=2)
     with tempfile.TemporaryDirectory() as place:
         directory = find_data(options.task, Path(place), small=options.smoke)
         results = measure(dataclasses.replace(config, data_dir=directory), Path(place))
