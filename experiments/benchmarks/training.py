@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import rich
 import rich.box
+import rich.console
 import rich.table
 
 from experiments import data, train
@@ -105,7 +105,7 @@ def publish(
         cells = (f"{x:.4g}" if isinstance(x, float) else str(x) for x in row.values())
         table.add_row(*cells)
     print(f"{command}\n{place['device']}, jax {place['jax']}, {place['date']}")
-    rich.print(table)
+    rich.console.Console(width=120).print(table)
     for note in notes:
         print(note)
     if out is not None:
