@@ -19,12 +19,12 @@ from experiments.config import Config
 from experiments.tasks import Task
 from smartmixed_jax import (
     MLP,
-    ActivationPool,
     FunctionTable,
     MixedActivation,
     SelectiveActivation,
     fix_choices,
     mix,
+    one_exp,
 )
 from smartmixed_jax.estimators import Selection
 from smartmixed_jax.models import ActivationFactory, uniform
@@ -49,6 +49,17 @@ class Clamped:
     def __call__(self, x: jax.Array) -> jax.Array:
         return jnp.clip(self.function(x), -self.limit, self.limit)
 
+    @property
+    def coefficients(self) -> one_exp.Coefficients | None:
+        """For the fast form, where clipping the output is clipping the input."""
+        own = one_exp.coefficients(self.function)
+        # Those that rise, that are linear where they exceed 2, and no others have a slope.
+        if own is None or own.slope is None or own.n_x < 0 or self.limit < 2:
+            return None
+        high = min(own.high, self.limit / own.p_x) if own.p_x else own.high
+        low = max(own.low, -self.limit / own.n_x) if own.n_x else own.low
+        return own._replace(high=high, low=low, slope=None)
+
 
 def build_model(config: Config, task: Task, phase: int = 0) -> MLP:
     """The network of a method, freshly initialised for a phase; equal seeds give equal weights."""
@@ -71,10 +82,7 @@ def _activation(config: Config) -> ActivationFactory:
     if config.method.startswith("uniform:"):
         return uniform(pool.functions[_uniform_index(config)])
     if config.clamp:
-        pool = ActivationPool(
-            (name, Clamped(function, config.clamp))
-            for name, function in zip(pool.names, pool.functions, strict=True)
-        )
+        pool = pool.map(lambda name, function: Clamped(function, config.clamp))
     return functools.partial(
         SelectiveActivation,
         pool=pool,

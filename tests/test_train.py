@@ -15,7 +15,14 @@ from experiments import evaluation, loop, networks, train
 from experiments.config import Config, default_config
 from experiments.program import Program, learning_rate, optimizer, start_phase, temperature
 from experiments.tasks import Split, Task, load_task
-from smartmixed_jax import PAPER_POOL, MixedActivation, SelectionLogits, summarize
+from smartmixed_jax import (
+    PAPER_POOL,
+    MixedActivation,
+    SelectionLogits,
+    apply_choices,
+    one_exp,
+    summarize,
+)
 
 
 def tiny(**changes) -> Config:
@@ -403,3 +410,18 @@ def test_the_summary_of_an_epoch_is_the_librarys(digits):
         for name in ("max_probability", "entropy", "undecided"):
             assert record[name] == pytest.approx(expected[path][name], rel=1e-5)
     assert 0 < records["activations.0"]["undecided"] < 1
+
+
+def test_a_clamped_pool_keeps_the_fast_form_and_its_values():
+    pool = PAPER_POOL.map(lambda name, function: networks.Clamped(function, 10.0))
+    assert one_exp.covered(pool) == (0, 1, 2, 3, 4, 5)
+    x = jnp.linspace(-2000, 2000, 4001)[:, None] / jnp.array([1.0, 100.0])
+    for k, function in enumerate(pool.functions):
+        y, slope = jax.jvp(lambda x: apply_choices(x, (k, k), pool), (x,), (jnp.ones_like(x),))  # noqa: B023
+        expected, derivative = jax.jvp(function, (x,), (jnp.ones_like(x),))
+        np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
+        inside = (np.abs(np.abs(expected) - 10) > 1e-5) & (x != 0)
+        np.testing.assert_allclose(slope[inside], derivative[inside], rtol=1e-6, atol=1e-6)
+    unknown = networks.Clamped(jnp.sin, 10.0)
+    assert unknown.coefficients is None
+    assert networks.Clamped(jax.nn.silu, 10.0).coefficients is None
