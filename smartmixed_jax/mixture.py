@@ -270,8 +270,8 @@ _hard_mix.defjvp(_hard_mix_jvp, symbolic_zeros=True)
 def _weighted_sum(pool: ActivationPool, axis: int, x: jax.Array, weights: jax.Array) -> jax.Array:
     """Σ_k weights[n, k] · f_k(x) in at least float32.
 
-    Its transpose takes the sums over the batch that the logits need: block by block of rows, from
-    function values computed anew, so that they need not be kept.
+    Its transpose takes the sums over the batch that the logits need. It computes the function
+    values anew: of small batches all at once, of large ones block by block of rows.
     """
     dtype = jnp.promote_types(_wide(x.dtype), _wide(weights.dtype))
     if not x.size:
@@ -281,35 +281,56 @@ def _weighted_sum(pool: ActivationPool, axis: int, x: jax.Array, weights: jax.Ar
     rows = jnp.moveaxis(x, axis, -1)
     shape = rows.shape
     rows = rows.reshape(-1, shape[-1])
-    block = _block_rows(*rows.shape)
-
-    # Each coefficient is a block of its own, equal in every row: so the transpose adds up whole
-    # blocks, elementwise, and sums over the rows of a block once, after the last.
-    spread = [_repeat(row, block) for row in coefficients]
-
-    @jax.checkpoint
-    def add(rows: jax.Array) -> jax.Array:
-        terms = one_exp.terms(pool, rows)
-        parts = (c[: len(rows)] * y.astype(dtype) for c, y in zip(spread, terms, strict=True))
-        return functools.reduce(jnp.add, parts)
-
-    whole = len(rows) // block * block
-    result = jax.lax.map(add, rows[:whole].reshape(-1, block, shape[-1])).reshape(whole, -1)
-    if whole < len(rows):
-        result = jnp.concatenate([result, add(rows[whole:])])
+    at_once = jax.default_backend() == "cpu" and len(rows) < BLOCKED
+    result = (_sum_at_once if at_once else _sum_by_blocks)(pool, rows, coefficients)
     return jnp.moveaxis(result.reshape(shape), -1, axis)
 
 
-def _block_rows(rows: int, features: int) -> int:
-    """Rows of a block: few enough for a CPU's cache, and a sixteenth of a large batch at most."""
-    if jax.default_backend() != "cpu":
-        return rows  # XLA for GPUs fuses the sums by itself
-    limit = min(32_768 // features, rows // 16) if rows >= 1024 else 8_192 // features
-    return max(1, min(rows, limit))
+BLOCKED = 1024
+"""From so many rows on the sums are taken block by block."""
 
 
-def _repeat(row: jax.Array, rows: int) -> jax.Array:
-    """row [N] → [rows, N]; on a CPU as a product, whose transpose sums faster than a reduction."""
-    if jax.default_backend() != "cpu":
-        return jnp.broadcast_to(row, (rows, len(row)))
-    return jnp.matmul(jnp.ones((rows, 1), row.dtype), row[None], precision="highest")
+def _sum_at_once(pool: ActivationPool, rows: jax.Array, coefficients: jax.Array) -> jax.Array:
+    """Σ_j coefficients[j] · φ_j(rows); rows [B, N], coefficients [J, N]."""
+
+    # The transpose of `split` is one stack, and that of the broadcast one plain sum over its rows:
+    # two passes on both cores, where a sum per term would be J passes and slower ones.
+    @jax.checkpoint
+    def add(rows: jax.Array) -> jax.Array:
+        spread = jnp.broadcast_to(coefficients[:, None], (len(coefficients), *rows.shape))
+        parts = jax.lax.split(spread, [1] * len(coefficients))
+        terms = one_exp.terms(pool, rows)
+        return functools.reduce(
+            jnp.add, (part[0] * y.astype(part.dtype) for part, y in zip(parts, terms, strict=True))
+        )
+
+    return add(rows)
+
+
+def _sum_by_blocks(pool: ActivationPool, rows: jax.Array, coefficients: jax.Array) -> jax.Array:
+    """The same, a block of rows at a time."""
+    on_cpu = jax.default_backend() == "cpu"
+    batch, features = rows.shape
+    # Few enough for a CPU's cache, and a sixteenth of the batch at most. XLA for GPUs fuses the
+    # sums by itself.
+    block = max(1, min(32_768 // features, batch // 16)) if on_cpu else batch
+
+    def repeat(row: jax.Array) -> jax.Array:
+        # As a product, because its transpose sums faster than a reduction does on a CPU.
+        ones = jnp.ones((block, 1), row.dtype)
+        product = functools.partial(jnp.matmul, precision="highest")
+        return product(ones, row[None]) if on_cpu else jnp.broadcast_to(row, (block, features))
+
+    # Each coefficient is a block of its own, equal in every row: so the transpose adds up whole
+    # blocks, elementwise, and sums over the rows of a block once, after the last.
+    spread = [repeat(row) for row in coefficients]
+
+    @jax.checkpoint
+    def add(rows: jax.Array) -> jax.Array:
+        terms = one_exp.terms(pool, rows, share=on_cpu)
+        parts = (c[: len(rows)] * y.astype(c.dtype) for c, y in zip(spread, terms, strict=True))
+        return functools.reduce(jnp.add, parts)
+
+    whole = batch // block * block
+    result = jax.lax.map(add, rows[:whole].reshape(-1, block, features)).reshape(whole, features)
+    return jnp.concatenate([result, add(rows[whole:])]) if whole < batch else result

@@ -239,11 +239,10 @@ def fixed_columns(pool: ActivationPool, choices: np.ndarray) -> np.ndarray:
 def drawn_columns(pool: ActivationPool, choices: jax.Array, dtype: Any) -> jax.Array:
     """The coefficients of traced choices [N]: [C + 1, N] of dtype."""
     table = jnp.asarray(np.concatenate([_formula(pool).table, np.zeros((1, len(pool)))]), dtype)
-    # Selected, not gathered or multiplied: exact, and infinite coefficients stay what they are.
-    columns = jnp.broadcast_to(table[:, :1], (len(table), choices.size))
-    for k in range(1, len(pool)):
-        columns = jnp.where(choices[None] == k, table[:, k : k + 1], columns)
-    return columns
+    drawn = choices == jnp.arange(len(pool))[:, None]
+    # The one entry that is not −∞: exact, also where it is infinite, which a product is not. And a
+    # reduction is computed once; XLA would do a lookup, behind a barrier or not, in every row of x.
+    return jnp.max(jnp.where(drawn[None], table[:, :, None], -INFINITY), axis=1)
 
 
 # The formula
@@ -272,16 +271,17 @@ def slope(pool: ActivationPool, x: jax.Array, y: jax.Array | None, columns: jax.
     return jnp.broadcast_to(jnp.asarray(result, y.dtype), y.shape)
 
 
-def terms(pool: ActivationPool, x: jax.Array) -> list[jax.Array]:
-    """φ_1(x) … φ_J(x), whose sums by `terms_matrix` are the pool's functions at x."""
-    names = _terms(pool)[0]
+def terms(pool: ActivationPool, x: jax.Array, share: bool = False) -> list[jax.Array]:
+    """φ_1(x) … φ_J(x), whose sums by `terms_matrix` are the pool's functions at x.
+
+    share: computes one exponential, kept for all terms, where XLA would otherwise compute one in
+    every term's loop.
+    """
     wide = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
-    # XLA computes its own exponential once for all terms; a polynomial it would repeat in every
-    # term's loop. In a sum an absolute error is what counts, so e − 1 serves as expm1.
-    e = jnp.exp(jnp.where(wide > 0, -wide, wide))
+    e = jnp.exp(jnp.where(wide > 0, -wide, wide)) if share else None
     return [
         function(x) if record is None else _evaluate(_row(record), wide, e)
-        for function, record in names
+        for function, record in _terms(pool)[0]
     ]
 
 
@@ -307,7 +307,7 @@ def _terms(
 
 
 def _evaluate(c: Mapping[str, Any], x: jax.Array, held: jax.Array | None = None) -> jax.Array:
-    """The formula; held: exp(−|x|), used where `scale` is 1 or 2."""
+    """The formula; held: exp(−|x|), used where `scale` is 1 or 2, to an absolute error only."""
     x = _clip(x, c["low"], c["high"])
     near = _clip(x, -FAR, FAR)  # where it matters; keeps 0 · x finite
     a = _times(_sum(c["scale"], _times(c["cubic"], near * near)), x)
