@@ -239,7 +239,7 @@ def fixed_columns(pool: ActivationPool, choices: np.ndarray) -> np.ndarray:
 def drawn_columns(pool: ActivationPool, choices: jax.Array, dtype: Any) -> jax.Array:
     """The coefficients of traced choices [N]: [C + 1, N] of dtype."""
     table = jnp.asarray(np.concatenate([_formula(pool).table, np.zeros((1, len(pool)))]), dtype)
-    drawn = choices == jnp.arange(len(pool))[:, None]
+    drawn = choices[None] == jnp.arange(len(pool))[:, None]
     # The one entry that is not −∞: exact, also where it is infinite, which a product is not. And a
     # reduction is computed once; XLA would do a lookup, behind a barrier or not, in every row of x.
     return jnp.max(jnp.where(drawn[None], table[:, :, None], -INFINITY), axis=1)
