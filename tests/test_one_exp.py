@@ -215,6 +215,19 @@ def test_numerical_derivatives_agree_to_second_order_in_both_modes(pool):
         check_grads(lambda x: mix(x, Selection(weights, hard), pool), (x,), order=2)
 
 
+@pytest.mark.parametrize(
+    "functions",
+    [
+        {"relu": jax.nn.relu, "falls": leaky_relu(-0.5)},  # y > 0 does not say x > 0
+        {"relu": jax.nn.relu, "sin": jnp.sin},  # the formula alone would give sin relu's slope
+    ],
+)
+def test_a_small_pools_gradient_is_the_chosen_functions_own(functions):
+    pool, x = ActivationPool(functions), np.linspace(-3, 3, 8, dtype=np.float32)
+    for k, function in enumerate(pool.functions):
+        np.testing.assert_allclose(evaluate(x, k, pool)[1], exactly(function, x)[1], atol=1e-6)
+
+
 def test_hessian_of_a_fixed_network_is_that_of_the_general_form():
     x = jnp.asarray(np.random.default_rng(0).normal(size=4), jnp.float32)
 
