@@ -1,7 +1,8 @@
 """The two pure operations: `mix` with a Selection, `apply_choices` with fixed choices.
 
-The general, masked form: every function of the pool is evaluated and one is kept per
-neuron. It takes any function. `x` is [..., N] with the neurons on `axis`.
+Functions with coefficients are evaluated together by the fast form (`one_exp`); every other
+function of the pool is evaluated everywhere and kept where it is chosen. `x` is [..., N] with the
+neurons on `axis`.
 """
 
 import dataclasses

@@ -15,7 +15,11 @@ decides which; so a value never depends on what its neighbours chose.
 The derivative of relu, leaky_relu, identity, elu, selu, sigmoid and tanh is a quadratic in the
 output y per sign of y; where a whole pool has it, only y is kept for the backward pass.
 
-NaN gives NaN, ±inf the limit of the function, ±0 the value at 0 without its sign.
+NaN gives NaN, ±inf the limit of the function, ±0 the value at 0 without its sign; at a kink the
+derivative is that of the negative side. float32 values are within 2.1 ulp of float64 for the
+paper's functions, identity and gauss, and 2.9 for silu; gelu, mish and softplus within 1e-6
+relative to max(1, |y|); gradients within 1e-6. 16-bit input is computed in float32, rounded once.
+Results that are subnormal in float32 may come out as 0.
 """
 
 import dataclasses
@@ -35,6 +39,10 @@ INFINITY = float("inf")
 
 class Coefficients(NamedTuple):
     """A function's numbers in the formula above.
+
+    A function of yours joins the fast form by an attribute `coefficients`. If it is a weighted sum
+    of other functions with coefficients, an attribute `basis` (functions → weights) saves a term in
+    the gradient to the logits.
 
     Attributes:
         low, high: where x may be clipped without changing the function; ±inf where a term in x
