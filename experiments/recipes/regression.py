@@ -3,7 +3,7 @@
     python -m experiments.recipes.regression
 
 Networks d-64-64-1, preset `recommended` (6,000 steps), three targets, seeds 0-2: 117 runs, about
-8 minutes on 2 CPU cores. `anew`: phase 2 starts from new weights and trains for 4,000 steps.
+4 minutes on 2 CPU cores. `anew`: phase 2 starts from new weights and trains for 4,000 steps.
 Expected: experiments/LOG.md, 2026-11-23.
 """
 
