@@ -63,7 +63,7 @@ def mix(x: jax.Array, selection: Selection, pool: ActivationPool, *, axis: int =
         )
     if choices is None:
         return _weighted_sum(pool, axis, x, weights).astype(x.dtype)
-    # The coefficients are looked up once, not anew in every row of x.
+    # Opaque to XLA as in `apply_choices`, should they be constants of the caller's program.
     columns = one_exp.drawn_columns(pool, choices, _wide(x.dtype))
     choices, columns = jax.lax.optimization_barrier((choices, columns))
     return _hard_mix(pool, axis, x, weights, choices, columns)
