@@ -14,10 +14,7 @@ from experiments.compilation import keep_compilations
 from experiments.config import PRESET_NAMES, Config, default_config
 from experiments.data import DataError
 from experiments.group import train_all
-from experiments.outcome import environment
 from experiments.run_folder import RunError
-
-__all__ = ["environment", "main", "parse", "run"]
 
 
 def run(config: Config, *, show_progress: bool = True) -> Path:

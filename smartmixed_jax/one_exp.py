@@ -111,7 +111,7 @@ class leaky_relu:
 _LAMBDA, _ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 _GELU = 2 * math.sqrt(2 / math.pi)
 
-_relu = Coefficients(low=0.0, p_x=1.0, slope=(1.0, 0.0, 0.0, 0.0, 0.0))
+_identity = Coefficients(p_x=1.0, n_x=1.0, slope=(1.0, 0.0, 1.0, 0.0, 0.0))
 _sigmoid = Coefficients(
     low=-FAR, high=FAR, p_1=1.0, p_d=1.0, n_e=1.0, n_d=1.0, slope=(0.0, 1.0, 0.0, 1.0, -1.0)
 )
@@ -122,7 +122,7 @@ _tanh = Coefficients(
 _silu = Coefficients(low=-FAR, p_x=1.0, p_d=1.0, n_xe=1.0, n_d=1.0)
 
 _KNOWN: dict[Any, Coefficients] = {
-    jax.nn.relu: _relu,
+    jax.nn.relu: Coefficients(low=0.0, p_x=1.0, slope=(1.0, 0.0, 0.0, 0.0, 0.0)),
     jax.nn.leaky_relu: leaky_relu(0.01).coefficients,
     jax.nn.elu: Coefficients(low=-FAR, p_x=1.0, n_t=1.0, slope=(1.0, 0.0, 1.0, 1.0, 0.0)),
     jax.nn.selu: Coefficients(
@@ -138,8 +138,8 @@ _KNOWN: dict[Any, Coefficients] = {
     jax.nn.mish: Coefficients(
         low=-FAR, p_x=1.0, p_xe=2.0, p_d=2.0, p_dd=2.0, n_xe=1.0, n_xee=0.5, n_d=1.0, n_dd=0.5
     ),
-    identity: Coefficients(p_x=1.0, n_x=1.0, slope=(1.0, 0.0, 1.0, 0.0, 0.0)),
-    jax.nn.identity: Coefficients(p_x=1.0, n_x=1.0, slope=(1.0, 0.0, 1.0, 0.0, 0.0)),
+    identity: _identity,
+    jax.nn.identity: _identity,
     zero: Coefficients(low=0.0, high=0.0, slope=(0.0, 0.0, 0.0, 0.0, 0.0)),
     jax.nn.softplus: Coefficients(low=-FAR, p_x=1.0, log=1.0),
     gauss: Coefficients(low=-FAR, high=FAR, scale=0.0, square=1.0, p_e=1.0, n_e=1.0),

@@ -23,14 +23,11 @@ from flax import nnx
 from experiments.benchmarks import harness, networks
 from experiments.benchmarks.harness import BenchmarkError, Row
 from experiments.networks import Clamped
-from smartmixed_jax import MLP, PAPER_POOL, ActivationPool
+from smartmixed_jax import MLP, PAPER_POOL
 
 LIMIT, CLIP, TEMPERATURE = 10.0, 1.0, 1.0
 
-CLAMPED_POOL = ActivationPool(
-    (name, Clamped(function, LIMIT))
-    for name, function in zip(PAPER_POOL.names, PAPER_POOL.functions, strict=True)
-)
+CLAMPED_POOL = PAPER_POOL.map(lambda name, function: Clamped(function, LIMIT))
 
 PARTNERS = {
     "phase 1": "phase 1",

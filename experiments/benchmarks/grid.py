@@ -97,7 +97,8 @@ def main(arguments: Sequence[str]) -> int:
         results = [measure(config, size, Path(place)) for size in sizes]
     notes = ["random images of MNIST's shape"] if directory else []
     notes += ["few images, a tiny network: the figures mean nothing"] if options.smoke else []
-    publish(f"grid {' '.join(arguments)}".strip(), results, notes, options.out)
+    command = " ".join(["python -m experiments.benchmarks.grid", *arguments])
+    publish(command, results, notes, options.out)
     return 0
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.outcome import environment
 from experiments.report import format_table
-from experiments.run import environment
 
 Row = dict[str, Any]
 Variant = Callable[[int], Any]

@@ -67,7 +67,8 @@ def main(arguments: Sequence[str]) -> int:
         directory = find_data(options.task, Path(place), small=options.smoke)
         results = measure(dataclasses.replace(config, data_dir=directory), Path(place))
     notes = ["random images of the task's shape"] if directory else []
-    publish(f"profile {' '.join(arguments)}".strip(), results, notes, options.out)
+    command = " ".join(["python -m experiments.benchmarks.profile", *arguments])
+    publish(command, results, notes, options.out)
     return 0
 
 

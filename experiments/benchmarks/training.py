@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import rich.box
-import rich.console
-import rich.table
 
 from experiments import data, train
 from experiments.datasets import DATASETS
-from experiments.run import environment
+from experiments.outcome import environment
+from experiments.report import format_table
 
 
 class Span(NamedTuple):
@@ -100,12 +98,12 @@ def publish(
 ) -> None:
     """Prints the results as a table and writes them as JSON."""
     place = environment()
-    table = rich.table.Table(*results[0], box=rich.box.SIMPLE_HEAD)
-    for row in results:
-        cells = (f"{x:.4g}" if isinstance(x, float) else str(x) for x in row.values())
-        table.add_row(*cells)
-    print(f"{command}\n{place['device']}, jax {place['jax']}, {place['date']}")
-    rich.console.Console(width=120).print(table)
+    cells = [
+        {name: f"{x:.4g}" if isinstance(x, float) else x for name, x in row.items()}
+        for row in results
+    ]
+    print(f"{command}\n{place['device']}, jax {place['jax']}, {place['date']}\n")
+    print(format_table(cells))
     for note in notes:
         print(note)
     if out is not None:
