@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments import report
-from experiments.compilation import keep_compilations
 from experiments.config import Config
-from experiments.data import DataError
 from experiments.group import AT_ONCE, train_all
-from experiments.run import parse
+from experiments.run import exit_status, parse
 from experiments.run_folder import RunError, folder_of
 
 
@@ -106,17 +104,13 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[list[Config], int | None]
 
 def main(arguments: Sequence[str]) -> int:
     """Trains the grid and prints its comparison; returns the exit status."""
-    keep_compilations()
-    try:
+
+    def work() -> int:
         configs, at_once = parse_arguments(arguments)
         _, stopped = train_and_compare(configs, at_once=at_once)
         return 1 if stopped else 0
-    except (DataError, RunError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command again resumes", file=sys.stderr)
-        return 130
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

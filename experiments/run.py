@@ -7,7 +7,7 @@ command again resumes it, or prints its results when it is complete.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments.compilation import keep_compilations
@@ -50,24 +50,31 @@ def parse(arguments: Sequence[str]) -> Config:
     )
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs, prints the results and draws the figures; returns the exit status."""
-    from experiments import plots, report
-
+def exit_status(work: Callable[[], int]) -> int:
+    """Does the work of a command; what ends it early becomes one line and an exit status."""
     keep_compilations()
     try:
-        config = parse(arguments)
-        folder = run(config)
-        print(report.describe(folder))
-        figures = plots.draw_figures(folder)
-        print(f"{len(figures)} figures in {folder / 'figures'}")
+        return work()
     except (DataError, RunError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command again resumes", file=sys.stderr)
         return 130
-    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs, prints the results and draws the figures; returns the exit status."""
+    from experiments import plots, report
+
+    def work() -> int:
+        folder = run(parse(arguments))
+        print(report.describe(folder))
+        figures = plots.draw_figures(folder)
+        print(f"{len(figures)} figures in {folder / 'figures'}")
+        return 0
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":
