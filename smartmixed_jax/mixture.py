@@ -8,7 +8,6 @@ neurons on `axis`.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +63,7 @@ def mix(x: jax.Array, selection: Selection, pool: ActivationPool, *, axis: int =
     if choices is None:
         return _weighted_sum(pool, axis, x, weights).astype(x.dtype)
     # Opaque to XLA as in `apply_choices`, should they be constants of the caller's program.
-    columns = one_exp.drawn_columns(pool, choices, _wide(x.dtype))
+    columns = one_exp.drawn_columns(pool, choices, one_exp.wide(x.dtype))
     choices, columns = jax.lax.optimization_barrier((choices, columns))
     return _hard_mix(pool, axis, x, weights, choices, columns)
 
@@ -108,7 +107,7 @@ def apply_choices(
     opaque, columns = jax.lax.optimization_barrier(
         (
             jnp.asarray(np.append(indices, np.int32(-1))),
-            jnp.asarray(one_exp.fixed_columns(pool, indices), _wide(x.dtype)),
+            jnp.asarray(one_exp.fixed_columns(pool, indices), one_exp.wide(x.dtype)),
         )
     )
     return _select(pool, axis, x, opaque[:-1], columns)
@@ -149,11 +148,6 @@ def _along(axis: int, ndim: int, values: jax.Array) -> jax.Array:
     return values.reshape(*values.shape[:-1], *shape)
 
 
-def _wide(dtype: Any) -> Any:
-    """The dtype of sums and of the fast form: at least float32."""
-    return jnp.float64 if dtype == jnp.float64 else jnp.float32
-
-
 # Choosing
 
 
@@ -174,13 +168,13 @@ def _select(
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _one_exp(pool: ActivationPool, x: jax.Array, columns: jax.Array) -> jax.Array:
     """The pool's functions that have coefficients, by the fast form; any number for the others."""
-    return one_exp.evaluate(pool, x.astype(_wide(x.dtype)), columns).astype(x.dtype)
+    return one_exp.evaluate(pool, x.astype(one_exp.wide(x.dtype)), columns).astype(x.dtype)
 
 
 @_one_exp.defjvp
 def _one_exp_jvp(pool, primals, tangents):
     x, columns = primals
-    y, wide = _one_exp(pool, x, columns), _wide(x.dtype)
+    y, wide = _one_exp(pool, x, columns), one_exp.wide(x.dtype)
     # The derivative from a y that is rounded to 16 bits would be off by as much.
     known = y if x.dtype == wide else None
     slope = one_exp.slope(pool, x.astype(wide), known, columns)
@@ -274,7 +268,7 @@ def _weighted_sum(pool: ActivationPool, axis: int, x: jax.Array, weights: jax.Ar
     Its transpose takes the sums over the batch that the logits need. It computes the function
     values anew: of small batches all at once, of large ones block by block of rows.
     """
-    dtype = jnp.promote_types(_wide(x.dtype), _wide(weights.dtype))
+    dtype = jnp.promote_types(one_exp.wide(x.dtype), one_exp.wide(weights.dtype))
     if not x.size:
         return jnp.zeros(x.shape, dtype)
     matrix = jnp.asarray(one_exp.terms_matrix(pool), dtype)
@@ -291,21 +285,14 @@ BLOCKED = 1024
 """From so many rows on the sums are taken block by block."""
 
 
+@functools.partial(jax.checkpoint, static_argnums=0)
 def _sum_at_once(pool: ActivationPool, rows: jax.Array, coefficients: jax.Array) -> jax.Array:
     """Σ_j coefficients[j] · φ_j(rows); rows [B, N], coefficients [J, N]."""
-
     # The transpose of `split` is one stack, and that of the broadcast one plain sum over its rows:
     # two passes on both cores, where a sum per term would be J passes and slower ones.
-    @jax.checkpoint
-    def add(rows: jax.Array) -> jax.Array:
-        spread = jnp.broadcast_to(coefficients[:, None], (len(coefficients), *rows.shape))
-        parts = jax.lax.split(spread, [1] * len(coefficients))
-        terms = one_exp.terms(pool, rows)
-        return functools.reduce(
-            jnp.add, (part[0] * y.astype(part.dtype) for part, y in zip(parts, terms, strict=True))
-        )
-
-    return add(rows)
+    spread = jnp.broadcast_to(coefficients[:, None], (len(coefficients), *rows.shape))
+    parts = [part[0] for part in jax.lax.split(spread, [1] * len(coefficients))]
+    return _add_up(parts, one_exp.terms(pool, rows))
 
 
 def _sum_by_blocks(pool: ActivationPool, rows: jax.Array, coefficients: jax.Array) -> jax.Array:
@@ -328,10 +315,14 @@ def _sum_by_blocks(pool: ActivationPool, rows: jax.Array, coefficients: jax.Arra
 
     @jax.checkpoint
     def add(rows: jax.Array) -> jax.Array:
-        terms = one_exp.terms(pool, rows, share=on_cpu)
-        parts = (c[: len(rows)] * y.astype(c.dtype) for c, y in zip(spread, terms, strict=True))
-        return functools.reduce(jnp.add, parts)
+        parts = [part[: len(rows)] for part in spread]
+        return _add_up(parts, one_exp.terms(pool, rows, share=on_cpu))
 
     whole = batch // block * block
     result = jax.lax.map(add, rows[:whole].reshape(-1, block, features)).reshape(whole, features)
     return jnp.concatenate([result, add(rows[whole:])]) if whole < batch else result
+
+
+def _add_up(coefficients: Sequence[jax.Array], terms: Sequence[jax.Array]) -> jax.Array:
+    products = (c * y.astype(c.dtype) for c, y in zip(coefficients, terms, strict=True))
+    return functools.reduce(jnp.add, products)

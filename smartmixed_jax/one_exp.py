@@ -256,6 +256,11 @@ def drawn_columns(pool: ActivationPool, choices: jax.Array, dtype: Any) -> jax.A
 # The formula
 
 
+def wide(dtype: Any) -> Any:
+    """The dtype of the formula and of sums: at least float32."""
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
 # Compiled where the caller is not: some fifty operations one by one would take seconds at first.
 @functools.partial(jax.jit, static_argnums=0)
 def evaluate(pool: ActivationPool, x: jax.Array, columns: jax.Array) -> jax.Array:
@@ -285,10 +290,10 @@ def terms(pool: ActivationPool, x: jax.Array, share: bool = False) -> list[jax.A
     share: computes one exponential, kept for all terms, where XLA would otherwise compute one in
     every term's loop.
     """
-    wide = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
-    e = jnp.exp(jnp.where(wide > 0, -wide, wide)) if share else None
+    x_wide = x.astype(wide(x.dtype))
+    e = jnp.exp(jnp.where(x_wide > 0, -x_wide, x_wide)) if share else None
     return [
-        function(x) if record is None else _evaluate(_row(record), wide, e)
+        function(x) if record is None else _evaluate(_row(record), x_wide, e)
         for function, record in _terms(pool)[0]
     ]
 
