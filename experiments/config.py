@@ -36,11 +36,14 @@ POOLS: dict[str, ActivationPool] = {
     "extended": EXTENDED_POOL,
 }
 IMAGE_TASKS = ("digits", "mnist", "fashion_mnist", "cifar10")
+TEXT_TASKS = ("tiny_shakespeare",)
 
 Preset = Literal["published", "described", "recommended"]
 PRESET_NAMES = get_args(Preset)
 Control = Literal["learned", "shuffled", "random", "majority"]
 CONTROLS = get_args(Control)
+Network = Literal["mlp", "conv", "resnet20", "transformer"]
+NETWORKS = get_args(Network)
 Dtype = Literal["float32", "bfloat16"]
 DTYPES = get_args(Dtype)
 
@@ -53,7 +56,8 @@ class Config:
     """Where the defaults come from: the paper's code with its faults (published), the paper's
     abstract (described), or ours (recommended). See README."""
     task: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, or function:NAME, NAME from experiments/targets.py."""
+    """digits, mnist, fashion_mnist, cifar10, tiny_shakespeare, or function:NAME, NAME from
+    experiments/targets.py."""
     method: str = "two_phase"
     """two_phase, or uniform:NAME: one function of the pool for every neuron, one phase of
     selective_epochs + mixed_epochs."""
@@ -61,10 +65,12 @@ class Config:
     """The functions to choose from."""
     variance_matched: bool = False
     """Shift and scale each function of the pool to mean 0 and second moment 1 under N(0, 1)."""
+    network: Network = "mlp"
+    """mlp; conv or resnet20 for images; transformer for text, and text takes no other."""
     architecture: int = 3
-    """Hidden widths by number, 1–18 (METHOD: the paper's table); 3 is 512-256-128-64."""
+    """Hidden widths of an mlp by number, 1–18 (the paper's table); 3 is 512-256-128-64."""
     hidden: tuple[int, ...] = ()
-    """Hidden widths that replace the architecture, such as --hidden 64 64."""
+    """Hidden widths of an mlp that replace the architecture, such as --hidden 64 64."""
     seed: int = 0
     """Initial weights, batch order, noise; for function tasks the points too."""
     selective_epochs: int = 10
@@ -79,8 +85,17 @@ class Config:
     dtype: Dtype = "float32"
     """Of the computation in hidden layers and activations; parameters, selection logits, the
     optimiser, outputs and losses stay float32."""
+    augment: bool = False
+    """Shift every training image by up to 4 pixels and mirror half of them, anew in every epoch."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Of the weights: Adam, or gradient descent with Nesterov momentum 0.9. Logits have Adam."""
     learning_rate: float = 1e-3
-    """Adam's learning rate for the weights at the start of the schedule."""
+    """Of the weights at the start of the schedule."""
+    warmup_steps: int = 0
+    """Steps over which the weights' learning rate rises from 0 to the schedule."""
+    weight_decay: float = 0.0
+    """Of kernels and embeddings, not of biases, norms and logits: decoupled for Adam (AdamW),
+    added to the gradient for gradient descent."""
     logit_learning_rate: float = 3e-2
     """Adam's learning rate for the selection logits, constant."""
     schedule: Literal["constant", "cosine", "cosine_restart"] = "cosine"
@@ -92,7 +107,8 @@ class Config:
     clip: float = 1.0
     """Largest global norm of the gradient of weights and logits together; 0 does not clip."""
     initialization: Literal["torch", "normal"] = "normal"
-    """Of the linear layers: U(±1/√fan_in) for kernel and bias (torch), or N(0, 1/fan_in) and 0."""
+    """Of the linear layers of an mlp: U(±1/√fan_in) for kernel and bias (torch), or N(0, 1/fan_in)
+    and 0 (normal)."""
     clamp: float = 0.0
     """Clamp every function of the pool to ± this in phase 1; 0 does not clamp."""
     double_softmax: bool = False
@@ -104,6 +120,9 @@ class Config:
     the one with the lowest validation loss, or the last."""
     carry_weights: bool = True
     """Phase 2 continues with the weights of phase 1; otherwise it starts from new ones."""
+    carry_moments: bool = False
+    """Phase 2 continues with the optimiser's moments of the weights too. Off, because the noise
+    of phase 1 makes them too large; only where the weights are carried."""
     choices: Control = "learned"
     """What phase 2 fixes: the learned choices, or a control: the same counts on shuffled neurons
     of the layer, uniformly random ones, or the most chosen function of the layer everywhere."""
@@ -130,6 +149,14 @@ class Config:
         return self.task.startswith("function:")
 
     @property
+    def has_convolutions(self) -> bool:
+        return self.network in ("conv", "resnet20")
+
+    @property
+    def is_text(self) -> bool:
+        return self.task in TEXT_TASKS
+
+    @property
     def activation_pool(self) -> ActivationPool:
         """The pool of the mixed phase; `clamp` wraps it in phase 1 only."""
         pool = POOLS[self.pool]
@@ -139,6 +166,8 @@ class Config:
     def name(self) -> str:
         """The default folder of the run below runs/TASK."""
         network = "x".join(map(str, self.hidden)) or f"arch{self.architecture}"
+        if self.network != "mlp":
+            network = self.network
         return f"{self.preset}-{network}-{self.variant.replace(':', '-')}-seed{self.seed}"
 
     @property
@@ -158,8 +187,22 @@ def _validate(config: Config) -> None:
             raise ValueError(f"{field} = {getattr(config, field)!r}: expected {expected}")
 
     require(config.preset in PRESET_NAMES, "preset", f"one of {', '.join(PRESET_NAMES)}")
-    known = config.task in IMAGE_TASKS or config.is_regression
-    require(known, "task", f"one of {', '.join(IMAGE_TASKS)}, function:NAME")
+    tasks = IMAGE_TASKS + TEXT_TASKS
+    known = config.task in tasks or config.is_regression
+    require(known, "task", f"one of {', '.join(tasks)}, function:NAME")
+    fitting = ["mlp"]
+    if config.is_text:
+        fitting = ["transformer"]
+    elif config.task in IMAGE_TASKS:
+        fitting = ["mlp", "conv", "resnet20"]
+    require(config.network in fitting, "network", f"{' or '.join(fitting)} for {config.task}")
+    square = config.task in IMAGE_TASKS
+    require(square or not config.augment, "augment", "False for a task without images")
+    require(
+        config.carry_weights or not config.carry_moments,
+        "carry_moments",
+        "False where carry_weights is False",
+    )
     if config.is_regression:
         targets.dimension(config.task.removeprefix("function:"))
         require(not config.double_softmax, "double_softmax", "False for a function task")
@@ -175,7 +218,8 @@ def _validate(config: Config) -> None:
         require(getattr(config, field) >= 1, field, "at least 1")
     for field in ("learning_rate", "temperature", "final_temperature"):
         require(0 < getattr(config, field) < float("inf"), field, "a finite value > 0")
-    for field in ("steps_per_epoch", "seed", "logit_learning_rate", "clip", "clamp"):
+    not_negative = ("steps_per_epoch", "seed", "logit_learning_rate", "warmup_steps")
+    for field in (*not_negative, "weight_decay", "clip", "clamp"):
         require(getattr(config, field) >= 0, field, "at least 0")
     require(0 < config.validation_fraction < 1, "validation_fraction", "in (0, 1)")
 
@@ -246,6 +290,32 @@ DIGITS: dict[str, Any] = dict(architecture=4, selective_epochs=40, mixed_epochs=
 """What `digits` changes in `recommended`: 1,294 training images make an epoch of 11 steps."""
 
 
+CIFAR10: dict[str, Any] = dict(
+    network="resnet20",
+    augment=True,
+    selective_epochs=20,
+    mixed_epochs=40,
+    optimizer="sgd",
+    learning_rate=0.1,
+    warmup_steps=200,
+    weight_decay=5e-4,
+    clip=0.0,
+)
+"""What `cifar10` changes in `recommended`: ResNet-20 as it is usually trained, 60 epochs."""
+
+TINY_SHAKESPEARE: dict[str, Any] = dict(
+    network="transformer",
+    steps_per_epoch=100,
+    selective_epochs=7,
+    mixed_epochs=13,
+    batch_size=12,
+    warmup_steps=100,
+    weight_decay=0.1,
+)
+"""What `tiny_shakespeare` changes in `recommended`: nanoGPT's small setting for a CPU, 2,000 steps
+of 12 x 64 characters."""
+
+
 def default_config(preset: str = "recommended", task: str = "digits") -> Config:
     """The values of a preset for a task."""
     if preset not in PRESETS:
@@ -255,8 +325,11 @@ def default_config(preset: str = "recommended", task: str = "digits") -> Config:
     if task.startswith("function:"):
         changes |= REGRESSION if preset == "recommended" else {"pool": "regression"}
         changes["double_softmax"] = False
-    elif task == "digits" and preset == "recommended":
-        changes |= DIGITS
+    elif task in TEXT_TASKS and preset != "recommended":
+        changes |= {"network": "transformer"}
+    elif preset == "recommended":
+        own = {"digits": DIGITS, "cifar10": CIFAR10, "tiny_shakespeare": TINY_SHAKESPEARE}
+        changes |= own.get(task, {})
     return dataclasses.replace(config, **changes)
 
 

@@ -64,7 +64,7 @@ class Dataset:
     source: str
 
 
-def _line(error: object) -> str:
+def describe_error(error: object) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
 
 
@@ -95,14 +95,24 @@ def load(
         raise DataError(f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}")
     if not DATASETS[name].url:
         return _load_bundled(name)
-    home_cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "smartmixed-jax"
-    folder = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    cache = Path(cache_dir or os.environ.get("SMARTMIXED_CACHE") or home_cache)
     try:
-        folder, cache = folder.expanduser().absolute(), cache.expanduser().absolute()
+        folder, cache = data_folder(data_dir), cache_folder(cache_dir)
         return _load_local(name, folder, cache) or _load_remote(name, folder, cache, download)
     except OSError as error:  # no permission, a disk that fails: the text names the path
-        raise DataError(f"{name}: {_line(error)}") from error
+        raise DataError(f"{name}: {describe_error(error)}") from error
+
+
+def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
+    """Where data are looked for: the argument, or TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    folder = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    return folder.expanduser().absolute()
+
+
+def cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
+    """Where downloads and decoded arrays are kept; `load` says where that is."""
+    home_cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "smartmixed-jax"
+    cache = Path(cache_dir or os.environ.get("SMARTMIXED_CACHE") or home_cache)
+    return cache.expanduser().absolute()
 
 
 def _load_local(name: str, folder: Path, cache: Path) -> Dataset | None:
@@ -110,7 +120,7 @@ def _load_local(name: str, folder: Path, cache: Path) -> Dataset | None:
     if npz.is_file():
         dataset = read_npz(name, npz)
         return dataclasses.replace(dataset, source=f"{npz} ({dataset.source})")
-    if prepared := _find_prepared(folder / name):
+    if prepared := find_prepared(folder / name):
         return _cached(name, prepared, cache, _read_prepared)
     if paths := _find_raw(name, folder):
         return _cached(name, paths, cache, _read_raw)
@@ -125,7 +135,7 @@ def _load_local(name: str, folder: Path, cache: Path) -> Dataset | None:
 def _load_remote(name: str, folder: Path, cache: Path, download: bool) -> Dataset:
     facts = DATASETS[name]
     archive = facts.url + next(iter(facts.packed))
-    if problem := _unreachable(archive) if download else "downloading is switched off":
+    if problem := unreachable(archive) if download else "downloading is switched off":
         size = sum(size for _, size in facts.packed.values()) / 1e6
         raise DataError(
             f"{name}: no data in {folder} (no {name}.npz, prepared TFDS folder or raw files) and no"
@@ -135,7 +145,7 @@ def _load_remote(name: str, folder: Path, cache: Path, download: bool) -> Datase
     if _importable("tensorflow", "tensorflow_datasets") and (prepared := _prepare(name, folder)):
         return _cached(name, prepared, cache, _read_prepared)
     with tempfile.TemporaryDirectory() as temporary:
-        paths = _download(name, cache / name if _writable(cache / name) else Path(temporary))
+        paths = _download(name, cache / name if writable(cache / name) else Path(temporary))
         return _cached(name, paths, cache, _read_raw)
 
 
@@ -205,7 +215,7 @@ def read_npz(name: str, path: str | os.PathLike[str]) -> Dataset:
     except Exception as error:  # a damaged zip raises any of a dozen unrelated types
         raise DataError(
             f"{name}: {path} is damaged or not made by experiments.data"
-            f" ({_line(error)}); delete it or make it anew"
+            f" ({describe_error(error)}); delete it or make it anew"
         ) from error
     return _dataset(name, arrays, source, where=str(path))
 
@@ -227,11 +237,11 @@ def _cached(name: str, files: Sequence[Path], cache: Path, read: Read) -> Datase
         cache.mkdir(parents=True, exist_ok=True)
         write_npz(dataset, path)
     except OSError as error:
-        LOG.warning("%s: decoded arrays not kept in %s (%s)", name, cache, _line(error))
+        LOG.warning("%s: decoded arrays not kept in %s (%s)", name, cache, describe_error(error))
     return dataset
 
 
-def _find_prepared(root: Path) -> list[Path] | None:
+def find_prepared(root: Path) -> list[Path] | None:
     """The files of the newest `<root>/<version>` in array_record format, without importing TFDS."""
     infos = {
         tuple(map(int, path.parent.name.split("."))): path
@@ -242,7 +252,9 @@ def _find_prepared(root: Path) -> list[Path] | None:
         try:
             file_format = json.loads(path.read_text()).get("fileFormat", "tfrecord")
         except (ValueError, AttributeError) as error:
-            raise DataError(f"{path} is damaged ({_line(error)}); copy it again") from error
+            raise DataError(
+                f"{path} is damaged ({describe_error(error)}); copy it again"
+            ) from error
         if file_format == "array_record":
             return sorted(path.parent.iterdir())
         LOG.warning(
@@ -260,7 +272,7 @@ def _read_prepared(name: str, files: Sequence[Path]) -> Dataset:
     except ImportError as error:
         raise DataError(
             f"{name}: reading {folder} needs tensorflow-datasets, array_record and"
-            f" pillow ({_line(error)}); install them, or make {name}.npz with"
+            f" pillow ({describe_error(error)}); install them, or make {name}.npz with"
             " python -m experiments.data where they are"
         ) from error
     try:
@@ -272,7 +284,7 @@ def _read_prepared(name: str, files: Sequence[Path]) -> Dataset:
         raise
     except Exception as error:  # TFDS raises what its parsers raise
         raise DataError(
-            f"{name}: the TFDS folder {folder} cannot be read ({_line(error)});"
+            f"{name}: the TFDS folder {folder} cannot be read ({describe_error(error)});"
             " copy or prepare it again"
         ) from error
     return _dataset(name, arrays, f"TFDS {folder}")
@@ -305,7 +317,7 @@ def _read_split(builder: Any, split: str, shape: tuple[int, ...]) -> tuple[np.nd
                     row += 1
         except Exception as error:
             raise DataError(
-                f"{shard.filename} is truncated or damaged ({_line(error)});"
+                f"{shard.filename} is truncated or damaged ({describe_error(error)});"
                 " copy it again or prepare the folder anew"
             ) from error
     return images, labels
@@ -372,7 +384,7 @@ def _unpack(name: str, blob: bytes, wanted: Iterable[str]) -> dict[str, bytes]:
         return {file: member.read() for file, member in members.items() if member}
 
 
-def _writable(folder: Path) -> bool:
+def writable(folder: Path) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -385,7 +397,7 @@ def _importable(*modules: str) -> bool:
     return all(importlib.util.find_spec(module) for module in modules)
 
 
-def _unreachable(url: str) -> str | None:
+def unreachable(url: str) -> str | None:
     """Why the host of `url` does not answer, or None if it does, within PROBE_SECONDS."""
     import requests
 
@@ -414,8 +426,8 @@ def _prepare(name: str, folder: Path) -> list[Path] | None:
         builder = tfds.builder(name, data_dir=folder)
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # whatever it was, the raw files are still to be had
-        LOG.warning("%s: TFDS could not prepare %s (%s)", name, folder, _line(error))
-    return _find_prepared(folder / name)
+        LOG.warning("%s: TFDS could not prepare %s (%s)", name, folder, describe_error(error))
+    return find_prepared(folder / name)
 
 
 def _download(name: str, folder: Path) -> list[Path]:
@@ -431,7 +443,7 @@ def _download(name: str, folder: Path) -> list[Path]:
             if (response := getattr(error, "response", None)) is not None:
                 response.close()  # pooch leaves the socket of a 404 open
             raise DataError(
-                f"{name}: download of {facts.url + file} failed ({_line(error)})"
+                f"{name}: download of {facts.url + file} failed ({describe_error(error)})"
             ) from error
     return [folder / file for file in facts.packed]
 

@@ -21,25 +21,32 @@ def losses_and_scores(
     """Per example: the loss, and whether it is right (classes) or the squared error (values).
 
     Args:
-        outputs: [B, out_features].
-        labels: int32 [B], or values [B, 1].
+        outputs: [B, out_features], or of text [B, T, out_features].
+        labels: classes int [B], values [B, 1], or the next characters int [B, T].
 
     Returns:
-        losses [B] and scores [B], float32.
+        losses [B] and scores [B], float32; of text the means over T.
     """
     outputs = outputs.astype(jnp.float32)
     if config.is_regression:
         errors = jnp.square(outputs - labels)[:, 0]
         return errors, errors
+    labels = labels.astype(jnp.int32)
     right = (jnp.argmax(outputs, -1) == labels).astype(jnp.float32)
     if config.double_softmax:
         outputs = jax.nn.softmax(outputs)
-    return optax.softmax_cross_entropy_with_integer_labels(outputs, labels), right
+    losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+    return (jnp.mean(losses, -1), jnp.mean(right, -1)) if config.is_text else (losses, right)
 
 
 def apply(program: Program, model: Any, inputs: jax.Array, key: jax.Array) -> jax.Array:
-    """Raw inputs [B, d] → outputs [B, out_features]; the key draws the choices, if any."""
-    return model(inputs.astype(jnp.float32) / program.scale, rngs=nnx.Rngs(selection=key))
+    """Raw inputs of a `Split` → outputs [B, ..., out_features]; the key draws the choices."""
+    rngs = nnx.Rngs(selection=key)
+    if program.config.is_text:
+        return model(inputs.astype(jnp.int32), rngs=rngs)
+    if program.config.network == "mlp":
+        inputs = inputs.reshape(len(inputs), -1)
+    return model(inputs.astype(jnp.float32) / program.scale, rngs=rngs)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -51,7 +58,7 @@ def evaluate(
     key: jax.Array,
     tau: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean loss [], mean score [] and outputs [M, out_features] on a split.
+    """Mean loss [], mean score [] and outputs [M, ..., out_features] on a split.
 
     Selective layers are deterministic unless the config's `evaluation_noise` is set; then each
     batch draws its own choices.
@@ -100,6 +107,7 @@ def evaluate_model(
 def _evaluate_batches(
     program: Program, model: nnx.Module, split: Split, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    model = nnx.view(model, use_running_average=True, raise_if_not_found=False)
     size = len(split.labels)
     batch = program.config.batch_size
     steps = -(-size // batch)
@@ -112,6 +120,6 @@ def _evaluate_batches(
         return None, apply(program, model, split.inputs[index], draw)
 
     _, outputs = jax.lax.scan(step, None, (jnp.arange(steps), indices))
-    outputs = outputs.reshape(steps * batch, -1)[:size]
+    outputs = outputs.reshape(steps * batch, *outputs.shape[2:])[:size]
     losses, scores = losses_and_scores(program.config, outputs, split.labels)
     return jnp.mean(losses), jnp.mean(scores), outputs

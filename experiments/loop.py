@@ -19,7 +19,15 @@ from flax import nnx
 from experiments import outcome, run_folder, train
 from experiments.config import Config, epochs_before, phases
 from experiments.evaluation import predict
-from experiments.program import Program, State, selected, stack, start_phase, unstack
+from experiments.program import (
+    Program,
+    State,
+    carry_moments,
+    selected,
+    stack,
+    start_phase,
+    unstack,
+)
 from experiments.progress import Progress
 from experiments.run_folder import START, Checkpoints, Position, RunError
 from experiments.tasks import Split, Task
@@ -95,9 +103,10 @@ def _train_phase(runs: Sequence[Run], phase: Phase, progress: Progress) -> Phase
     interval = min(run.config.checkpoint_seconds for run in runs)
     begun = saved = time.monotonic()
     pending: dict[str, Any] | None = None
+    run_epoch = train.epoch_function(program)
     for epoch in range(runs[0].position.epoch, program.spec.epochs):
         draws = train.draw(program, seeds, epoch, size)
-        state, metrics = train.run_epoch(program, state, rest, *data, draws, jnp.int32(epoch))
+        state, metrics = run_epoch(program, state, rest, *data, draws, jnp.int32(epoch))
         # The device has its next epoch: time to look at the last one.
         if pending is not None:
             begun = _record(runs, program, pending, begun, progress)
@@ -226,4 +235,7 @@ def _end_phase(run: Run, phase: Phase) -> Phase | None:
     model, run.position = outcome.switch_phase(
         config, task, folder, program, program.model(params, rest), run.position
     )
-    return enter(run, model)
+    start = enter(run, model)
+    if config.carry_moments:
+        start = start._replace(state=carry_moments(state, start.state))
+    return start

@@ -8,6 +8,7 @@ the values are the same to the bit, because the library evaluates every table wi
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,9 +20,12 @@ from experiments.config import Config
 from experiments.tasks import Task
 from smartmixed_jax import (
     MLP,
+    ConvNet,
     FunctionTable,
     MixedActivation,
+    ResNet,
     SelectiveActivation,
+    Transformer,
     fix_choices,
     mix,
     one_exp,
@@ -31,7 +35,7 @@ from smartmixed_jax.models import ActivationFactory, uniform
 from smartmixed_jax.pools import Activation
 
 # Purposes of a random key, folded into the seed's key in this order.
-INIT, BATCHES, SELECTION, EVALUATION, SWITCH = range(5)
+INIT, BATCHES, SELECTION, EVALUATION, SWITCH, AUGMENTATION = range(6)
 
 
 def make_key(seed: jax.Array | int, phase: jax.Array | int, purpose: int) -> jax.Array:
@@ -61,16 +65,33 @@ class Clamped:
         return own._replace(high=high, low=low, slope=None)
 
 
-def build_model(config: Config, task: Task, phase: int = 0) -> MLP:
+Network = MLP | ConvNet | ResNet | Transformer
+"""Each holds its activations in the list `activations`."""
+
+
+def build_model(config: Config, task: Task, phase: int = 0) -> Network:
     """The network of a method, freshly initialised for a phase; equal seeds give equal weights."""
+    rngs = nnx.Rngs(params=make_key(config.seed, phase, INIT))
+    activation, dtype = _activation(config), jnp.dtype(config.dtype)
+    shape, out_features = task.shape, task.out_features
+    if config.network == "transformer":
+        return Transformer(out_features, *shape, activation=activation, dtype=dtype, rngs=rngs)
+    if config.network == "conv":
+        size = (shape[0], shape[1], shape[2])
+        return ConvNet(size, out_features, activation=activation, dtype=dtype, rngs=rngs)
+    if config.network == "resnet20":
+        channels = shape[-1]
+        return ResNet(
+            out_features, in_features=channels, activation=activation, dtype=dtype, rngs=rngs
+        )
     linear = _torch_linear if config.initialization == "torch" else _normal_linear
     model = MLP(
         task.in_features,
         config.widths,
         task.out_features,
-        activation=_activation(config),
-        linear=functools.partial(linear, dtype=jnp.dtype(config.dtype)),
-        rngs=nnx.Rngs(params=make_key(config.seed, phase, INIT)),
+        activation=activation,
+        linear=functools.partial(linear, dtype=dtype),
+        rngs=rngs,
     )
     # The outputs are differences of large sums: a loss of bfloat16 outputs would be 8 bits wide.
     model.layers[-1].dtype = jnp.dtype("float32")
@@ -113,20 +134,22 @@ def _torch_linear(din: int, dout: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Lin
 # The switch
 
 
-def switch(model: MLP, config: Config, task: Task) -> MLP:
+def switch(model: Network, config: Config, task: Task) -> Network:
     """Phase 1's model → phase 2's: the choices fixed, the weights carried or new."""
     fixed = fix_choices(model)
     rng = np.random.default_rng([config.seed, SWITCH])
-    activation: Any
-    for activation in fixed.activations:
+    for activation in _activations(fixed):
         # The unclamped pool: the published code clamps in phase 1 only.
         choices = _control(config.choices, np.asarray(activation.table.choices), config, rng)
         activation.table = FunctionTable(config.activation_pool, choices)
     if not config.carry_weights:
-        new = build_model(config, task, phase=1)
-        for layer, fresh in zip(fixed.layers, new.layers, strict=True):
-            nnx.update(layer, nnx.state(fresh))
+        tables = [layer.table.choices for layer in _activations(fixed)]
+        return mixed_model(config, task, tables, phase=1)
     return fixed
+
+
+def _activations(model: Network) -> list[Any]:
+    return list(model.activations)
 
 
 def _control(
@@ -142,9 +165,11 @@ def _control(
     return choices
 
 
-def mixed_model(config: Config, task: Task, choices: list[list[int]]) -> MLP:
-    """A phase-2 network with given choices per layer, to receive a checkpoint's weights."""
-    model = build_model(dataclasses.replace(config, clamp=0.0), task)
+def mixed_model(
+    config: Config, task: Task, choices: Sequence[Sequence[int]], phase: int = 0
+) -> Network:
+    """A network with given choices per layer, its weights freshly initialised for a phase."""
+    model = build_model(dataclasses.replace(config, clamp=0.0), task, phase)
     pool, dtype = config.activation_pool, jnp.dtype(config.dtype)
     model.activations = nnx.List(
         [MixedActivation(FunctionTable(pool, layer), dtype=dtype) for layer in choices]
@@ -152,13 +177,16 @@ def mixed_model(config: Config, task: Task, choices: list[list[int]]) -> MLP:
     return model
 
 
-def uniform_as_mixed(config: Config, task: Task) -> MLP:
+def uniform_as_mixed(config: Config, task: Task) -> Network:
     """The network of `uniform:NAME` as a mixed one whose neurons all have that function.
 
     Slower than the function itself, but all uniform methods are then one program.
     """
-    choices = [[_uniform_index(config)] * width for width in config.widths]
-    return mixed_model(config, task, choices)
+    selective = build_model(dataclasses.replace(config, method="two_phase", clamp=0.0), task)
+    index = _uniform_index(config)
+    return mixed_model(
+        config, task, [[index] * layer.features for layer in _activations(selective)]
+    )
 
 
 # Choices as data

@@ -15,11 +15,11 @@ from flax import nnx
 from experiments import networks, run_folder, targets
 from experiments.config import Config, epochs_before
 from experiments.evaluation import evaluate, score_with
-from experiments.networks import EVALUATION, SWITCH, make_key
+from experiments.networks import EVALUATION, SWITCH, Network, make_key
 from experiments.program import Program, State, selected, temperature
 from experiments.run_folder import Position
 from experiments.tasks import Task
-from smartmixed_jax import MLP, summarize, switch_report
+from smartmixed_jax import summarize, switch_report
 from smartmixed_jax.summary import selection_logits
 
 
@@ -34,7 +34,7 @@ def finish_phase(
     """The one look at the test set, with the parameters that `select_epoch` names.
 
     Returns:
-        The phase's results, and the network's outputs on the test set [M, out_features].
+        The phase's results, and the network's outputs on the test set [M, ..., out_features].
     """
     best, last = int(state.best_epoch), program.spec.epochs
     tested = best if config.select_epoch == "lowest_loss" else last
@@ -65,7 +65,7 @@ def finish_phase(
 
 def switch_phase(
     config: Config, task: Task, folder: Path, program: Program, model: Any, position: Position
-) -> tuple[MLP, Position]:
+) -> tuple[Network, Position]:
     """Phase 1's model → phase 2's, with the files that say what was chosen and what it cost."""
     score = score_with(program, task.splits["validation"])
     noise = nnx.Rngs(selection=make_key(config.seed, 0, SWITCH))
@@ -108,7 +108,7 @@ def write_summary(
     }
     if config.is_regression:
         run_folder.write_arrays(folder / "fit.npz", _fit(config, task, fitted))
-    else:
+    elif not config.is_text:
         confusion = np.zeros((task.out_features, task.out_features), int)
         labels = np.asarray(task.splits["test"].labels)
         np.add.at(confusion, (labels, np.argmax(outputs, -1)), 1)

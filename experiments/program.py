@@ -17,7 +17,10 @@ from experiments.tasks import Task
 from smartmixed_jax import SelectionLogits
 
 Params = dict[str, nnx.State]
-"""`weights` and `selection` (the logits): the two groups of the optimiser."""
+"""`weights` and `selection` (the logits), the two groups of the optimiser, and `statistics`,
+running means that the forward pass updates."""
+
+TRAINED = ("weights", "selection")
 
 
 class State(NamedTuple):
@@ -64,7 +67,9 @@ class Program:
 
     def model(self, params: Params, rest: nnx.State, temperature: Any = None) -> nnx.Module:
         """The model, the temperature of its selective layers set."""
-        model = nnx.merge(self.graphdef, params["selection"], params["weights"], rest)
+        # Copies, because batch statistics are updated under differentiation.
+        parts = (params["selection"], params["weights"], params["statistics"], rest)
+        model = nnx.merge(self.graphdef, *parts, copy=True)
         if temperature is None:
             return model
         return nnx.view(model, temperature=temperature, raise_if_not_found=False)
@@ -84,6 +89,7 @@ def neutral(config: Config) -> Config:
         checkpoint_seconds=0.0,
         choices="learned",
         carry_weights=True,
+        carry_moments=False,
     )
     if config.method.startswith("uniform:"):
         return dataclasses.replace(config, method="uniform:" + config.activation_pool.names[0])
@@ -97,16 +103,41 @@ def start_phase(
 
     Fixed choices are among the latter: data, so that all seeds and controls share one program.
     """
-    parts: Any = nnx.split(choices_as_data(model), SelectionLogits, nnx.Param, ...)
-    graphdef, selection, weights, rest = parts
+    groups = (SelectionLogits, nnx.Param, nnx.BatchStat, ...)
+    parts: Any = nnx.split(choices_as_data(model), *groups)
+    graphdef, selection, weights, statistics, rest = parts
     steps = config.steps_per_epoch or math.ceil(
         len(task.splits["train"].labels) / config.batch_size
     )
     program = Program(graphdef, neutral(config), phase, steps, task.scale)
-    params = {"weights": weights, "selection": selection}
+    params = {"weights": weights, "selection": selection, "statistics": statistics}
     best = jax.tree.map(jnp.copy, params)  # the state is donated: no buffer may appear twice
-    state = State(params, optimizer(program).init(params), best, jnp.float32(jnp.inf), jnp.int32(0))
+    state = State(
+        params, optimizer(program).init(trained(params)), best, jnp.float32(jnp.inf), jnp.int32(0)
+    )
     return program, state, rest
+
+
+def trained(params: Params) -> Params:
+    """The parameters that have gradients."""
+    return {name: params[name] for name in TRAINED}
+
+
+def carry_moments(state: State, new: State) -> State:
+    """The new phase's state with the optimiser's moments of the weights, not the logits'."""
+
+    def keep(old: Any, fresh: Any) -> Any:
+        return fresh if isinstance(fresh, optax.ScaleByScheduleState) else old
+
+    groups, fresh = (own.opt_state[-1].inner_states for own in (state, new))
+    weights = jax.tree.map(
+        keep,
+        groups["weights"],
+        fresh["weights"],
+        is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState),
+    )
+    carried = optax.MultiTransformState({**fresh, "weights": weights})
+    return new._replace(opt_state=(*new.opt_state[:-1], carried))
 
 
 def selected(program: Program, state: State) -> Params:
@@ -133,14 +164,18 @@ def unstack(tree: Any, runs: int) -> list[Any]:
 def learning_rate(program: Program, step: jax.Array | int) -> jax.Array:
     """The weights' learning rate at a step of the phase."""
     config = program.config
+    before = epochs_before(config, program.phase) * program.steps
     if config.schedule == "constant":
-        return jnp.float32(config.learning_rate)
-    total, offset = program.spec.epochs, 0
-    if config.schedule == "cosine":
-        total = epochs_before(config, len(phases(config)))
-        offset = epochs_before(config, program.phase)
-    cosine = optax.cosine_decay_schedule(config.learning_rate, total * program.steps)
-    return cosine(step + offset * program.steps)
+        rate = jnp.float32(config.learning_rate)
+    else:
+        total, offset = program.spec.epochs, 0
+        if config.schedule == "cosine":
+            total, offset = epochs_before(config, len(phases(config))), before
+        cosine = optax.cosine_decay_schedule(config.learning_rate, total * program.steps)
+        rate = cosine(step + offset)
+    if not config.warmup_steps:
+        return rate
+    return rate * jnp.minimum((before + step + 1) / config.warmup_steps, 1.0)
 
 
 def temperature(program: Program, step: jax.Array | int) -> jax.Array:
@@ -152,11 +187,27 @@ def temperature(program: Program, step: jax.Array | int) -> jax.Array:
 
 
 def optimizer(program: Program) -> optax.GradientTransformation:
-    """Adam in two groups behind one clip over everything."""
+    """Weights and logits as two groups behind one clip over everything."""
     config = program.config
     groups = {
-        "weights": optax.adam(functools.partial(learning_rate, program)),
+        "weights": _weights_optimizer(config, functools.partial(learning_rate, program)),
         "selection": optax.adam(config.logit_learning_rate),
     }
-    adam = optax.multi_transform(groups, {name: name for name in groups})
-    return optax.chain(optax.clip_by_global_norm(config.clip), adam) if config.clip else adam
+    clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
+    return optax.chain(clip, optax.multi_transform(groups, {name: name for name in groups}))
+
+
+def _weights_optimizer(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
+    if config.optimizer == "sgd":
+        rule = optax.sgd(rate, momentum=0.9, nesterov=True)
+        if not config.weight_decay:
+            return rule
+        return optax.chain(optax.add_decayed_weights(config.weight_decay, _kernels), rule)
+    if not config.weight_decay:
+        return optax.adam(rate)
+    return optax.adamw(rate, weight_decay=config.weight_decay, mask=_kernels)
+
+
+def _kernels(params: Params) -> Any:
+    """True for kernels and embeddings, False for biases and the scales of norms."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

@@ -6,7 +6,7 @@ stop after any epoch and go on with the same numbers.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from experiments.augment import shift_and_mirror
 from experiments.config import epochs_before
 from experiments.evaluation import apply, evaluate_model, losses_and_scores
-from experiments.networks import BATCHES, EVALUATION, SELECTION, make_key
+from experiments.networks import AUGMENTATION, BATCHES, EVALUATION, SELECTION, make_key
 from experiments.program import (
     Params,
     Program,
@@ -24,6 +25,7 @@ from experiments.program import (
     learning_rate,
     optimizer,
     temperature,
+    trained,
 )
 from experiments.tasks import Split
 from smartmixed_jax.summary import UNDECIDED
@@ -33,13 +35,16 @@ class Draws(NamedTuple):
     """What is random in one epoch.
 
     Attributes:
-        indices: int32 [steps, batch] into the training data; −1 pads the last short batch.
+        indices: int32 [steps, batch] into the training data. The last batch is filled up with
+            ~i, which stands for example i, not counted: a batch normalisation sees whole batches.
         noise: a key per step, [steps].
+        augmentation: a key per step, [steps].
         evaluation: the key of the validation.
     """
 
     indices: jax.Array
     noise: jax.Array
+    augmentation: jax.Array
     evaluation: jax.Array
 
 
@@ -56,18 +61,21 @@ def _draw(
     replacement: bool,
 ) -> Draws:
     def one(seed: jax.Array) -> Draws:
-        # Phase 0's key in every phase: all methods of a comparison see the same batches.
+        # Phase 0's key in every phase: all methods of a comparison see the same batches, alike
+        # augmented.
         key = jax.random.fold_in(make_key(seed, 0, BATCHES), first_epoch + epoch)
         if replacement:
             indices = jax.random.randint(key, (steps, batch), 0, size)
         else:
-            order = jax.random.permutation(key, size)
-            padded = jnp.pad(order, (0, steps * batch - size), constant_values=-1)
-            indices = padded.reshape(steps, batch)
+            order = jnp.resize(jax.random.permutation(key, size), (steps * batch,))
+            filled = jnp.where(jnp.arange(steps * batch) < size, order, ~order)
+            indices = filled.reshape(steps, batch)
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
         noise = fold(make_key(seed, phase, SELECTION), epoch * steps + jnp.arange(steps))
+        numbers = (first_epoch + epoch) * steps + jnp.arange(steps)
+        augmentation = fold(make_key(seed, 0, AUGMENTATION), numbers)
         evaluation = jax.random.fold_in(make_key(seed, phase, EVALUATION), epoch)
-        return Draws(indices, noise, evaluation)
+        return Draws(indices, noise, augmentation, evaluation)
 
     return jax.vmap(one)(seeds) if seeds.ndim else one(seeds)
 
@@ -119,15 +127,29 @@ def run_epoch(
         the numbers of the library's `summarize` for each selective layer: here, because the
         state may be donated to the next epoch before the host looks at this one.
     """
-    one = functools.partial(_run_epoch, program)
-    if program.runs == 1:
-        return one(state, rest, train, validation, draws, epoch)
-    data = 0 if program.config.is_regression else None
-    several = jax.vmap(one, in_axes=(0, 0, data, data, 0, None))
+
+    def one(
+        state: State,
+        rest: nnx.State,
+        train: Split,
+        validation: Split,
+        draws: Draws,
+        epoch: jax.Array,
+    ) -> tuple[State, dict[str, Any]]:
+        def step(carry: Carry, batch: Batch) -> tuple[Carry, Sums]:
+            return _step(program, carry, rest, train, batch)
+
+        carry = state.params, state.opt_state
+        (params, opt_state), sums = jax.lax.scan(step, carry, _batches(program, draws, epoch))
+        state = state._replace(params=params, opt_state=opt_state)
+        return _end(program, state, rest, sums, validation, draws.evaluation, epoch)
+
+    data = _data_axis(program)
+    several = _over_runs(program, one, 0, 0, data, data, 0, None)
     return several(state, rest, train, validation, draws, epoch)
 
 
-def _run_epoch(
+def run_epoch_by_steps(
     program: Program,
     state: State,
     rest: nnx.State,
@@ -136,54 +158,135 @@ def _run_epoch(
     draws: Draws,
     epoch: jax.Array,
 ) -> tuple[State, dict[str, Any]]:
-    config = program.config
-    transform = optimizer(program)
-    first = epoch * program.steps
+    """`run_epoch` as two programs: a step, called from the host, and the end of an epoch.
 
-    def loss(
-        params: Params, step: jax.Array, index: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, Any]:
-        mask = index >= 0
-        model = program.model(params, rest, temperature(program, step))
-        inputs, labels = train.inputs[index], train.labels[index]
-        outputs = apply(program, model, inputs, key)
-        losses, scores = losses_and_scores(config, outputs, labels)
+    For convolutions on a CPU: inside a loop XLA's CPU compiler makes their gradients a hundred
+    times slower (github.com/jax-ml/jax/issues/12868).
+    """
+    batches, several = _batches(program, draws, epoch), program.runs > 1
+    carry, steps = (state.params, state.opt_state), []
+    for number in range(program.steps):
+        drawn = [part[:, number] if several else part[number] for part in batches[1:]]
+        carry, sums = _one_step(program, carry, rest, train, Batch(batches.step[number], *drawn))
+        steps.append(sums)
+    every = jax.tree.map(lambda *parts: jnp.stack(parts, int(several)), *steps)
+    state = state._replace(params=carry[0], opt_state=carry[1])
+    return _one_end(program, state, rest, every, validation, draws.evaluation, epoch)
+
+
+def epoch_function(program: Program) -> Callable[..., tuple[State, dict[str, Any]]]:
+    """`run_epoch`, or its form by steps where that is faster."""
+    on_cpu = jax.default_backend() == "cpu"
+    return run_epoch_by_steps if program.config.has_convolutions and on_cpu else run_epoch
+
+
+class Batch(NamedTuple):
+    """What is drawn for a step, as in `Draws`, and its number within the phase."""
+
+    step: Any
+    indices: Any
+    noise: Any
+    augmentation: Any
+
+
+class Sums(NamedTuple):
+    """Of a step: the mean loss, and sums over the counted examples with their number."""
+
+    loss: jax.Array
+    losses: jax.Array
+    scores: jax.Array
+    examples: jax.Array
+
+
+Carry = tuple[Params, optax.OptState]
+
+
+def _batches(program: Program, draws: Draws, epoch: jax.Array) -> Batch:
+    """All steps of an epoch; the draws of several runs have these in front."""
+    steps = epoch * program.steps + jnp.arange(program.steps)
+    return Batch(steps, draws.indices, draws.noise, draws.augmentation)
+
+
+def _over_runs(program: Program, one: Callable[..., Any], *axes: Any) -> Callable[..., Any]:
+    """The function of one run over the runs of the program."""
+    return one if program.runs == 1 else jax.vmap(one, in_axes=axes)
+
+
+def _data_axis(program: Program) -> int | None:
+    return 0 if program.config.is_regression else None
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _one_step(
+    program: Program, carry: Carry, rest: nnx.State, train: Split, batch: Batch
+) -> tuple[Carry, Sums]:
+    one = functools.partial(_step, program)
+    axes = (0, 0, _data_axis(program), Batch(None, 0, 0, 0))
+    return _over_runs(program, one, *axes)(carry, rest, train, batch)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _one_end(program: Program, *arguments: Any) -> tuple[State, dict[str, Any]]:
+    one = functools.partial(_end, program)
+    return _over_runs(program, one, 0, 0, 0, _data_axis(program), 0, None)(*arguments)
+
+
+def _step(
+    program: Program, carry: Carry, rest: nnx.State, train: Split, batch: Batch
+) -> tuple[Carry, Sums]:
+    params, opt_state = carry
+    mask = batch.indices >= 0
+    index = jnp.where(mask, batch.indices, ~batch.indices)
+    inputs, labels = train.inputs[index], train.labels[index]
+    if program.config.augment:
+        inputs = shift_and_mirror(batch.augmentation, inputs)
+
+    def loss(trained: Params) -> tuple[jax.Array, tuple[Sums, nnx.State]]:
+        tau = temperature(program, batch.step)
+        model = program.model({**params, **trained}, rest, tau)
+        outputs = apply(program, model, inputs, batch.noise)
+        losses, scores = losses_and_scores(program.config, outputs, labels)
         count = jnp.sum(mask)
         total = jnp.sum(jnp.where(mask, losses, 0))
-        return total / count, (total, jnp.sum(jnp.where(mask, scores, 0)), count)
+        mean = total / count
+        sums = Sums(mean, total, jnp.sum(jnp.where(mask, scores, 0)), count)
+        return mean, (sums, nnx.state(model, nnx.BatchStat))
 
-    def train_step(carry: tuple[Params, optax.OptState], inputs: tuple[jax.Array, ...]):
-        params, opt_state = carry
-        (value, sums), gradients = jax.value_and_grad(loss, has_aux=True)(params, *inputs)
-        updates, opt_state = transform.update(gradients, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), (value, sums)
+    own = trained(params)
+    gradients, (sums, statistics) = jax.grad(loss, has_aux=True)(own)
+    updates, opt_state = optimizer(program).update(gradients, opt_state, own)
+    params = {**optax.apply_updates(own, updates), "statistics": statistics}
+    return (params, opt_state), sums
 
-    steps = first + jnp.arange(program.steps)
-    (params, opt_state), (step_losses, sums) = jax.lax.scan(
-        train_step, (state.params, state.opt_state), (steps, draws.indices, draws.noise)
-    )
-    total, score, count = (jnp.sum(part) for part in sums)
-    last_step = first + program.steps - 1
+
+def _end(
+    program: Program,
+    state: State,
+    rest: nnx.State,
+    sums: Sums,
+    validation: Split,
+    key: jax.Array,
+    epoch: jax.Array,
+) -> tuple[State, dict[str, Any]]:
+    """Validates after an epoch; `sums` has the steps in front."""
+    params = state.params
+    last_step = epoch * program.steps + program.steps - 1
     model = program.model(params, rest, temperature(program, last_step))
-    validation_loss, validation_score, _ = evaluate_model(
-        program, model, validation, draws.evaluation
-    )
-
+    validation_loss, validation_score, _ = evaluate_model(program, model, validation, key)
     better = validation_loss < state.best_loss
     best_params = jax.tree.map(
         lambda new, old: jnp.where(better, new, old), params, state.best_params
     )
-    state = State(
-        params,
-        opt_state,
-        best_params,
-        jnp.where(better, validation_loss, state.best_loss),
-        jnp.where(better, epoch + 1, state.best_epoch),
+    state = state._replace(
+        best_params=best_params,
+        best_loss=jnp.where(better, validation_loss, state.best_loss),
+        best_epoch=jnp.where(better, epoch + 1, state.best_epoch),
     )
+    count = jnp.sum(sums.examples)
     return state, {
-        "step_losses": step_losses,
-        "train_loss": total / count,
-        "train_score": score / count,
+        "step_losses": sums.loss,
+        "train_loss": jnp.sum(sums.losses) / count,
+        "train_score": jnp.sum(sums.scores) / count,
         "validation_loss": validation_loss,
         "validation_score": validation_score,
         "temperature": temperature(program, last_step),

@@ -19,7 +19,7 @@ Read `pools`, `estimators`, `mixture` first: they are the method. `nnx` holds th
 from smartmixed_jax import estimators, one_exp
 from smartmixed_jax.estimators import Selection
 from smartmixed_jax.mixture import apply_choices, mix
-from smartmixed_jax.models import MLP
+from smartmixed_jax.models import MLP, ConvNet, ResNet, Transformer
 from smartmixed_jax.nnx import MixedActivation, SelectionLogits, SelectiveActivation, fix_choices
 from smartmixed_jax.one_exp import leaky_relu
 from smartmixed_jax.pools import EXTENDED_POOL, PAPER_POOL, REGRESSION_POOL, ActivationPool
@@ -32,11 +32,14 @@ __all__ = [
     "PAPER_POOL",
     "REGRESSION_POOL",
     "ActivationPool",
+    "ConvNet",
     "FunctionTable",
     "MixedActivation",
+    "ResNet",
     "Selection",
     "SelectionLogits",
     "SelectiveActivation",
+    "Transformer",
     "apply_choices",
     "estimators",
     "fix_choices",
