@@ -107,8 +107,7 @@ CASES = [
 
 @pytest.mark.usefixtures("same_key")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("drawn", [False, True])
-@pytest.mark.parametrize(("estimator", "axis", "groups", "pool"), CASES)
+@pytest.mark.parametrize(("estimator", "drawn", "axis", "groups", "pool"), CASES)
 def test_nnx_linen_and_pure_functions_agree_to_the_bit(estimator, axis, groups, pool, drawn, dtype):
     """Values and gradients, for the same logits: deterministic, and with the same drawn key."""
     options = {
