@@ -1,14 +1,21 @@
 """The two layers and the switch between them, for Flax NNX."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from smartmixed_jax import estimators
-from smartmixed_jax.estimators import Estimator, check_temperature, gumbel_straight_through
+from smartmixed_jax.estimators import (
+    Estimator,
+    check_groups,
+    check_temperature,
+    gumbel_straight_through,
+    repeat_to_neurons,
+)
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.pools import PAPER_POOL, ActivationPool
 from smartmixed_jax.table import FunctionTable
@@ -50,15 +57,19 @@ class SelectiveActivation(nnx.Module):
         logits_init: initializer of the logits [N, K].
         keep_rngs: hold a stream forked from `rngs` (its `selection` stream, or the default one)
             for models that call `act(x)` and pass nothing. Graph mode only.
+        groups: neurons that share one choice: an int G splits the N neurons into G equal
+            contiguous blocks (1: one choice for the layer), N ints in [0, G) name each neuron's
+            group; None: every neuron chooses for itself.
         dtype: of the computation and result; None keeps that of x.
         param_dtype: of the logits.
         rngs: its `params` stream draws the logits.
 
     Attributes:
-        logits: SelectionLogits [N, K], the only parameter.
+        logits: SelectionLogits [N, K], the only parameter; [G, K] with groups.
+        groups: each neuron's group, [N] ints, or None.
 
     Raises:
-        ValueError: features < 1, temperature ≤ 0.
+        ValueError: features < 1, temperature ≤ 0, groups that do not fit the features.
 
     Example:
         >>> import jax.numpy as jnp
@@ -80,6 +91,7 @@ class SelectiveActivation(nnx.Module):
         deterministic: bool = False,
         logits_init: Initializer = one_random_entry(),
         keep_rngs: bool = False,
+        groups: int | Sequence[int] | None = None,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
         rngs: RngSource,
@@ -93,9 +105,10 @@ class SelectiveActivation(nnx.Module):
         self.temperature = jnp.asarray(temperature, jnp.float32)
         self.axis = axis
         self.deterministic = deterministic
+        self.groups = check_groups("SelectiveActivation", groups, features)
         self.dtype = dtype
         key = rngs.params() if isinstance(rngs, nnx.Rngs) else _stream(rngs)()
-        self.logits = SelectionLogits(logits_init(key, (features, len(pool)), param_dtype))
+        self.logits = SelectionLogits(logits_init(key, self._logits_shape(), param_dtype))
         self.rngs = _stream(rngs).fork() if keep_rngs else nnx.data(None)
 
     def __call__(
@@ -131,11 +144,14 @@ class SelectiveActivation(nnx.Module):
             key = None if rngs is None else _stream(rngs)()
             temperature = self.temperature if temperature is None else temperature
             selection = self.estimator(logits, key, temperature)
+        selection = repeat_to_neurons(selection, self.groups)
         return mix(x, selection, self.pool, axis=self.axis)
 
     def fix(self) -> "MixedActivation":
-        """The fixed layer with choices[n] = argmax_k logits[n, k]."""
-        choices = jnp.argmax(self.logits[...], axis=-1)
+        """The fixed layer with choices[n] = argmax_k logits[n, k], those of n's group."""
+        choices = np.asarray(jnp.argmax(self.logits[...], axis=-1))
+        if self.groups is not None:
+            choices = choices[np.asarray(self.groups)]
         return MixedActivation(FunctionTable(self.pool, choices), axis=self.axis, dtype=self.dtype)
 
     def set_view(
@@ -152,6 +168,10 @@ class SelectiveActivation(nnx.Module):
             self.temperature = jnp.asarray(temperature, jnp.float32)
         if estimator is not None:
             self.estimator = estimator
+
+    def _logits_shape(self) -> tuple[int, int]:
+        rows = self.features if self.groups is None else 1 + max(self.groups)
+        return rows, len(self.pool)
 
 
 class MixedActivation(nnx.Module):
@@ -188,34 +208,56 @@ class MixedActivation(nnx.Module):
         return apply_choices(x, self.table.choices, self.table.pool, axis=self.axis)
 
 
-def fix_choices(model: ModuleType) -> ModuleType:
+def fix_choices(
+    model: ModuleType, where: Callable[[str, SelectiveActivation], bool] | None = None
+) -> ModuleType:
     """A new model in which every SelectiveActivation is its MixedActivation.
 
     Each neuron keeps argmax of its logits. The other parameters are new Variables that hold the
     same arrays; the input model stays intact. The outputs are those of the input model with
     `deterministic=True`, bit for bit when both are compiled.
 
+    Args:
+        model: holds SelectiveActivations.
+        where: `where(path, layer)` says whether to fix that layer, path as in `summarize`; the
+            others stay selective. None: all.
+
     Raises:
-        ValueError: the model holds no SelectiveActivation, or is traced.
+        ValueError: the model holds no SelectiveActivation, or `where` takes none of them; a layer
+            to be fixed is traced or stacked.
+
+    Example:
+        >>> from flax import nnx
+        >>> from smartmixed_jax import MLP, fix_choices
+        >>> model = MLP(4, (8, 8), 2, rngs=nnx.Rngs(0))
+        >>> partly = fix_choices(model, where=lambda path, layer: path == "activations.0")
+        >>> [type(activation).__name__ for activation in partly.activations]
+        ['MixedActivation', 'SelectiveActivation']
     """
     # Each layer is held beside its replacement: in tree mode the nodes are temporary, and the id
     # of a freed one is given to the next.
     fixed: dict[int, tuple[SelectiveActivation, MixedActivation]] = {}
+    left: list[str] = []
 
     def replace(path: Any, node: Any) -> Any:
         if not isinstance(node, SelectiveActivation):
             return node
+        if where is not None and not where(".".join(map(str, path)), node):
+            left.append(_name(path))
+            return node
         logits = node.logits[...]
         if isinstance(logits, jax.core.Tracer):
             raise ValueError(f"fix_choices: {_name(path)} is traced; call it outside jit")
-        if logits.shape != (node.features, len(node.pool)):
+        if logits.shape != node._logits_shape():
             raise ValueError(
                 f"fix_choices: {_name(path)} holds logits {list(logits.shape)}, expected "
-                f"{[node.features, len(node.pool)]}; layers stacked by nnx.vmap cannot be fixed"
+                f"{list(node._logits_shape())}; layers stacked by nnx.vmap cannot be fixed"
             )
         return fixed.setdefault(id(node), (node, node.fix()))[1]
 
     result = nnx.recursive_map(replace, nnx.clone(model))
+    if left and not fixed:
+        raise ValueError(f"fix_choices: where takes none of the layers: {', '.join(left)}")
     if not fixed:
         raise ValueError(
             f"fix_choices: {type(model).__name__} holds no SelectiveActivation "

@@ -188,5 +188,5 @@ def test_docstring_examples_run(name):
     module = importlib.import_module(f"smartmixed_jax.{name}")
     result = doctest.testmod(module)
     assert result.failed == 0
-    if name in ("pools", "one_exp", "mixture", "table", "nnx", "models", "summary"):
+    if name in ("pools", "estimators", "one_exp", "mixture", "table", "nnx", "models", "summary"):
         assert result.attempted > 0
