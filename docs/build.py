@@ -19,8 +19,9 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "smartmixed_jax"
 READING_ORDER = (
-    "pools estimators mixture one_exp table nnx linen conversion models summary".split()
-)  # fmt: skip
+    *("pools", "estimators", "mixture", "one_exp", "table", "layer", "nnx", "linen"),
+    *("conversion", "models", "summary"),
+)
 """The modules as a reader meets them; one that is missing here comes last."""
 
 _CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
