@@ -1,6 +1,7 @@
 """Networks whose neurons choose their own activation.
 
 Read `pools`, `estimators`, `mixture` first: they are the method. `nnx` holds the parameters.
+For Flax Linen `from smartmixed_jax import linen` has the same layers and `fix_choices`.
 
 Example:
     >>> import jax.numpy as jnp

@@ -144,7 +144,10 @@ def test_models_built_alike_have_equal_definitions():
 
 FOLDER = Path(smartmixed_jax.__file__).parent
 MODULES = sorted(module.name for module in pkgutil.iter_modules([str(FOLDER)]))
-ORDER = ("pools", "estimators", "one_exp", "mixture", "table", "nnx", "models", "summary")
+ORDER = (
+    *("pools", "estimators", "one_exp", "mixture", "table", "layer"),
+    *("nnx", "linen", "models", "summary"),
+)
 """A module imports only modules before it."""
 
 
