@@ -1,7 +1,8 @@
 """Networks whose neurons choose their own activation.
 
 Read `pools`, `estimators`, `mixture` first: they are the method. `nnx` holds the parameters.
-For Flax Linen `from smartmixed_jax import linen` has the same layers and `fix_choices`.
+For Flax Linen `from smartmixed_jax import linen` has the same layers and `fix_choices`;
+`select_activations` makes a model of yours selective.
 
 Example:
     >>> import jax.numpy as jnp
@@ -18,6 +19,7 @@ Example:
 """
 
 from smartmixed_jax import estimators, one_exp
+from smartmixed_jax.conversion import label_parameters, release_choices, select_activations
 from smartmixed_jax.estimators import Selection
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.models import MLP
@@ -41,9 +43,12 @@ __all__ = [
     "apply_choices",
     "estimators",
     "fix_choices",
+    "label_parameters",
     "leaky_relu",
     "mix",
     "one_exp",
+    "release_choices",
+    "select_activations",
     "summarize",
     "switch_report",
 ]

@@ -146,7 +146,7 @@ FOLDER = Path(smartmixed_jax.__file__).parent
 MODULES = sorted(module.name for module in pkgutil.iter_modules([str(FOLDER)]))
 ORDER = (
     *("pools", "estimators", "one_exp", "mixture", "table", "layer"),
-    *("nnx", "linen", "models", "summary"),
+    *("nnx", "linen", "conversion", "models", "summary"),
 )
 """A module imports only modules before it."""
 
