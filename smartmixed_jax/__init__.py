@@ -12,8 +12,7 @@ Example:
     >>> y = act(jnp.ones((8, 64)), rngs=nnx.Rngs(selection=1))
 
     >>> model = MLP(16, (64, 32), 10, rngs=nnx.Rngs(0))      # selective in every hidden layer
-    >>> # ... train weights and logits, and look at what was chosen:
-    >>> list(summarize(model)["activations.0"]["counts"])
+    >>> list(summarize(model)["activations.0"]["counts"])    # after training: what was chosen
     ['relu', 'sigmoid', 'tanh', 'leaky_relu', 'elu', 'selu']
     >>> fixed = fix_choices(model)                           # phase 2: the same weights, train on
 """

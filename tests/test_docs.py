@@ -56,24 +56,18 @@ def test_every_public_name_has_a_docstring(file):
 # --- pages --------------------------------------------------------------------------------
 
 
-def programs(page):
-    """The Python blocks of a page and both sides of its diffs, at their line in the page."""
+def blocks(page, language):
+    """(line, language, text) of each fenced block."""
     text = page.read_text()
-    for match in re.finditer(r"^```(python|diff)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        first_line = text.count("\n", 0, match.start()) + 1
-        if match[1] == "python":
-            sides = [match[2]]
-        else:
-            sides = [
-                "".join(
-                    line[1:] or "\n"
-                    for line in match[2].splitlines(keepends=True)
-                    if line[0] in f" \n{sign}"
-                )
-                for sign in "-+"
-            ]
-        for side in sides:
-            yield compile("\n" * first_line + side, str(page), "exec")
+    fenced = rf"^```({language})\n(.*?)^```$"
+    for match in re.finditer(fenced, text, re.DOTALL | re.MULTILINE):
+        yield text.count("\n", 0, match.start()) + 1, match[1], match[2]
+
+
+def side(diff, sign):
+    """What a diff removes and keeps (-), or adds and keeps (+)."""
+    lines = diff.splitlines(keepends=True)
+    return "".join(line[1:] or "\n" for line in lines if line[0] in f" \n{sign}")
 
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -81,9 +75,20 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_block_of_a_page_runs_in_order(page):
+    """Of a diff, both sides."""
     names = {"__name__": page.stem}
-    for program in programs(page):
-        exec(program, names)
+    for line, language, text in blocks(page, "python|diff"):
+        for program in [text] if language == "python" else [side(text, "-"), side(text, "+")]:
+            exec(compile("\n" * line + program, str(page), "exec"), names)
+
+
+def test_the_diff_on_the_page_is_that_of_the_models_which_the_tests_train():
+    [(_, _, diff)] = blocks(ROOT / "docs" / "your_model.md", "diff")
+    for sign, name in (("-", "inline"), ("+", "attributes")):
+        file = (ROOT / "tests" / "users_models" / f"{name}.py").read_text()
+        docstring, _, code = file.partition("\n\n")
+        assert docstring.startswith('"""')
+        assert side(diff, sign) == code
 
 
 # --- the site -----------------------------------------------------------------------------
