@@ -1,5 +1,6 @@
 # make demo           both phases on real digits and on one function, figures under runs/demo
-# make test           lint, types and tests, NNX graph mode and tree mode
+# make test           lint, types, docs and tests, NNX graph mode and tree mode
+# make docs           the documentation, in site/index.html
 # make test-versions  the tests on every Python 3.11 and 3.12 found
 # make clean          removes the environments; runs stay
 
@@ -13,12 +14,12 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
 # The first interpreter that starts and is supported: a name on the path may be a broken shim.
 FOUND = $(firstword $(foreach p,$(CANDIDATES),$(shell $(p) -c "$(SUPPORTED)" 2>/dev/null && command -v $(p))))
 
-.PHONY: demo test lint types tests tests-tree test-versions clean
+.PHONY: demo test lint types docs tests tests-tree test-versions clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m experiments.demo
 
-test: lint types tests tests-tree
+test: lint types docs tests tests-tree
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -26,6 +27,9 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	$(BIN)/python docs/build.py
 
 # What one mode compiled serves the other: half the time of the tests is compilation.
 tests tests-tree: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(VENV)/jax-cache
@@ -36,7 +40,7 @@ tests: $(VENV)/.dev
 
 # Again in the mode that Flax announces as its future default; without the tests of pure functions
 # and of files, which know nothing of NNX.
-WITHOUT_NNX := config data estimators mixture one_exp plots pools table
+WITHOUT_NNX := config data docs estimators mixture one_exp plots pools table
 tests-tree: $(VENV)/.dev
 	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(BIN)/python -m pytest \
 	  $(WITHOUT_NNX:%=--ignore=tests/test_%.py)

@@ -1,22 +1,20 @@
 """Networks whose neurons choose their own activation.
 
-    import jax.numpy as jnp
-    from flax import nnx
-    from smartmixed_jax import MLP, SelectiveActivation, fix_choices, summarize
-
-    act = SelectiveActivation(64, rngs=nnx.Rngs(0))       # phase 1: 64 neurons, 6 functions
-    y = act(jnp.ones((8, 64)), rngs=nnx.Rngs(selection=1))
-
-    model = MLP(784, (512, 256), 10, rngs=nnx.Rngs(0))    # selective in every hidden layer
-    ...                                                   # train weights and logits
-    summarize(model)                                      # what was chosen
-    fixed = fix_choices(model)                            # phase 2: the same weights, fixed choices
-    ...                                                   # train on
-
-    model = select_activations(yours, x, rngs=nnx.Rngs(0))  # a model of yours made selective
-
 Read `pools`, `estimators`, `mixture` first: they are the method. `nnx` holds the parameters.
-For Flax Linen `from smartmixed_jax import linen` has the same layers and `fix_choices`.
+For Flax Linen `from smartmixed_jax import linen` has the same layers and `fix_choices`;
+`select_activations` makes a model of yours selective.
+
+Example:
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from smartmixed_jax import MLP, SelectiveActivation, fix_choices, summarize
+    >>> act = SelectiveActivation(64, rngs=nnx.Rngs(0))      # phase 1: 64 neurons, 6 functions
+    >>> y = act(jnp.ones((8, 64)), rngs=nnx.Rngs(selection=1))
+
+    >>> model = MLP(16, (64, 32), 10, rngs=nnx.Rngs(0))      # selective in every hidden layer
+    >>> list(summarize(model)["activations.0"]["counts"])    # after training: what was chosen
+    ['relu', 'sigmoid', 'tanh', 'leaky_relu', 'elu', 'selu']
+    >>> fixed = fix_choices(model)                           # phase 2: the same weights, train on
 """
 
 from smartmixed_jax import estimators, one_exp

@@ -33,6 +33,7 @@ class Selection(NamedTuple):
 
 
 Estimator = Callable[[jax.Array, jax.Array | None, float | jax.Array], Selection]
+"""`estimator(logits [N, K], key, temperature)` → Selection."""
 
 
 def gumbel_straight_through(
@@ -50,6 +51,13 @@ def gumbel_straight_through(
 
     Returns:
         Selection with choices [N] = argmax(logits + ε).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from smartmixed_jax import estimators
+        >>> logits = jnp.array([[0.0, 99.0], [99.0, 0.0]])       # 2 neurons, 2 functions
+        >>> estimators.gumbel_straight_through(logits, jax.random.key(0), 1.0).choices
+        Array([1, 0], dtype=int32)
     """
     perturbed, temperature = _perturb("gumbel_straight_through", logits, key, temperature)
     return _straight_through(jnp.argmax(perturbed, -1), jax.nn.softmax(perturbed / temperature))
@@ -84,6 +92,12 @@ def soft_mixture(
 
     At τ = 1 the value is the exact expectation of the hard sample. Args and shapes as
     `gumbel_straight_through`; choices is None.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from smartmixed_jax import estimators
+        >>> estimators.soft_mixture(jnp.zeros((1, 4)), None, 1.0).weights
+        Array([[0.25, 0.25, 0.25, 0.25]], dtype=float32)
     """
     logits, temperature = _check("soft_mixture", logits, temperature)
     return Selection(jax.nn.softmax(logits / temperature), None)
@@ -105,6 +119,13 @@ def gumbel_rao(
 
     Raises:
         ValueError: num_samples < 1.
+
+    Example:
+        >>> import functools
+        >>> from flax import nnx
+        >>> from smartmixed_jax import SelectiveActivation, estimators
+        >>> estimator = functools.partial(estimators.gumbel_rao, num_samples=4)
+        >>> act = SelectiveActivation(64, estimator=estimator, rngs=nnx.Rngs(0))
     """
     if num_samples < 1:
         raise ValueError(f"gumbel_rao: num_samples must be at least 1, got {num_samples}")

@@ -12,10 +12,17 @@ from smartmixed_jax.pools import ActivationPool
 from smartmixed_jax.table import FunctionTable
 
 Initializer = Callable[..., jax.Array]
+"""`init(key, shape, dtype)` → array, as in `jax.nn.initializers`."""
 
 
 def one_random_entry(value: float = 1e-3) -> Initializer:
-    """Initializer [N, K]: 0, and `value` at one random entry per row (the published one)."""
+    """Initializer [N, K]: 0, and `value` at one random entry per row (the published one).
+
+    Example:
+        >>> from smartmixed_jax.layer import one_random_entry
+        >>> one_random_entry()(jax.random.key(0), (64, 6)).max(axis=-1).min()
+        Array(0.001, dtype=float32)
+    """
 
     def init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
         chosen = jax.random.randint(key, shape[:1], 0, shape[1])

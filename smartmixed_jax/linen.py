@@ -45,7 +45,11 @@ from smartmixed_jax.pools import PAPER_POOL, ActivationPool
 from smartmixed_jax.table import FunctionTable
 
 Path = tuple[str, ...]
+"""The names of the modules that lead to one."""
+
 Variables = Mapping[str, Any]
+"""Collections by name, as Linen's `init` returns them."""
+
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 PATTERN = (

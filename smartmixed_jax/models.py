@@ -20,7 +20,14 @@ ActivationFactory = Callable[..., Callable[[jax.Array], jax.Array]]
 
 
 def uniform(function: Callable[[jax.Array], jax.Array]) -> ActivationFactory:
-    """The factory of the usual network: the same function for every neuron of every layer."""
+    """The factory of the usual network: the same function for every neuron of every layer.
+
+    Example:
+        >>> import jax
+        >>> from flax import nnx
+        >>> from smartmixed_jax.models import MLP, uniform
+        >>> model = MLP(4, (8,), 2, activation=uniform(jax.nn.gelu), rngs=nnx.Rngs(0))
+    """
 
     def build(features: int, *, rngs: RngSource) -> Callable[[jax.Array], jax.Array]:
         del features, rngs

@@ -29,14 +29,24 @@ from smartmixed_jax.pools import PAPER_POOL, ActivationPool
 from smartmixed_jax.table import FunctionTable
 
 RngSource = nnx.Rngs | nnx.RngStream
+"""What draws: its `selection` stream, or the default one; or a stream itself."""
+
 ModuleType = TypeVar("ModuleType", bound=nnx.Module)
 
 
 class SelectionLogits(nnx.Param):
     """Selection logits [N, K]: an `nnx.Param`, so that an unchanged training loop trains them.
 
-    As a filter it separates them from the weights; it must come first:
-    `nnx.split(model, SelectionLogits, nnx.Param, ...)`.
+    As a filter it separates them from the weights; it must come first.
+
+    Example:
+        >>> import jax
+        >>> from flax import nnx
+        >>> from smartmixed_jax import MLP, SelectionLogits
+        >>> model = MLP(4, (8,), 2, rngs=nnx.Rngs(0))
+        >>> graphdef, logits, weights, rest = nnx.split(model, SelectionLogits, nnx.Param, ...)
+        >>> len(jax.tree.leaves(logits)), len(jax.tree.leaves(weights))
+        (1, 4)
     """
 
 
@@ -153,7 +163,15 @@ class SelectiveActivation(nnx.Module):
         temperature: float | jax.Array | None = None,
         estimator: Estimator | None = None,
     ) -> None:
-        """What `nnx.view(model, ...)` may change: a copy of the model that shares its arrays."""
+        """What `nnx.view(model, ...)` may change: a copy of the model that shares its arrays.
+
+        Example:
+            >>> from smartmixed_jax import MLP
+            >>> model = MLP(4, (8,), 2, rngs=nnx.Rngs(0))
+            >>> cooler = nnx.view(model, temperature=0.5)
+            >>> cooler.activations[0].temperature, model.activations[0].temperature
+            (Array(0.5, dtype=float32), Array(1., dtype=float32))
+        """
         if deterministic is not None:
             self.deterministic = deterministic
         if temperature is not None:

@@ -44,10 +44,12 @@ class Coefficients(NamedTuple):
     of other functions with coefficients, an attribute `basis` (functions → weights) saves a term in
     the gradient to the logits.
 
+    The numbers from `scale` to `offset` are as in the formula.
+
     Attributes:
-        low, high: where x may be clipped without changing the function; ±inf where a term in x
-            must reach it.
-        scale … offset: as in the formula.
+        low: where x may be clipped from below without changing the function; −inf where a term in
+            x must reach it.
+        high: the same from above.
         slope: (a0, a1, b0, b1, c) with dy/dx = (y > 0 ? a0 + a1·y : b0 + b1·y) + c·y², or None.
     """
 
@@ -100,11 +102,13 @@ class leaky_relu:
 
     @property
     def coefficients(self) -> Coefficients:
+        """With them the function joins the fast form."""
         slope = (1.0, 0.0, self.slope, 0.0, 0.0) if self.slope >= 0 else None
         return Coefficients(p_x=1.0, n_x=self.slope, slope=slope)
 
     @property
     def basis(self) -> Mapping[Activation, float]:
+        """The function as a weighted sum of relu and identity."""
         return {jax.nn.relu: 1 - self.slope, identity: self.slope}
 
 
@@ -153,7 +157,13 @@ _SUMS: dict[Any, Mapping[Activation, float]] = {
 
 
 def coefficients(function: Activation) -> Coefficients | None:
-    """The function's coefficients: known by object, or its attribute `coefficients`; else None."""
+    """The function's coefficients: known by object, or its attribute `coefficients`; else None.
+
+    Example:
+        >>> from smartmixed_jax import one_exp
+        >>> one_exp.coefficients(jax.nn.elu).n_t, one_exp.coefficients(jnp.sin)
+        (1.0, None)
+    """
     if isinstance(function, Affine):
         inner = coefficients(function.function)
         if inner is None:
@@ -172,6 +182,12 @@ def covered(pool: ActivationPool) -> tuple[int, ...]:
 
     Raises:
         ValueError: the pool asks for the form "one_exp" and a function has no coefficients.
+
+    Example:
+        >>> from smartmixed_jax import REGRESSION_POOL, one_exp
+        >>> fast = one_exp.covered(REGRESSION_POOL)
+        >>> [name for k, name in enumerate(REGRESSION_POOL.names) if k not in fast]
+        ['sin', 'square']
     """
     return _formula(pool).covered
 
@@ -287,8 +303,11 @@ def slope(pool: ActivationPool, x: jax.Array, y: jax.Array | None, columns: jax.
 def terms(pool: ActivationPool, x: jax.Array, share: bool = False) -> list[jax.Array]:
     """φ_1(x) … φ_J(x), whose sums by `terms_matrix` are the pool's functions at x.
 
-    share: computes one exponential, kept for all terms, where XLA would otherwise compute one in
-    every term's loop.
+    Args:
+        pool: K functions.
+        x: any shape.
+        share: computes one exponential, kept for all terms, where XLA would otherwise compute one
+            in every term's loop.
     """
     x_wide = x.astype(wide(x.dtype))
     e = jnp.exp(jnp.where(x_wide > 0, -x_wide, x_wide)) if share else None

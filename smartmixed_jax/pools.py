@@ -17,7 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 Activation = Callable[[jax.Array], jax.Array]
+"""An elementwise function."""
+
 Form = Literal["auto", "one_exp", "general"]
+"""How a pool is evaluated; see `ActivationPool.with_form`."""
 
 
 def identity(x: jax.Array) -> jax.Array:
@@ -51,7 +54,8 @@ class ActivationPool:
             0 … K−1. Names are non-empty strings.
 
     Attributes:
-        names, functions: K each, in order.
+        names: K, in order.
+        functions: K, in order.
         form: how `mix` and `apply_choices` evaluate the pool; see `with_form`.
 
     Raises:
@@ -90,6 +94,14 @@ class ActivationPool:
             form: "auto", what every pool starts with: functions with coefficients by one
                 exponential (`smartmixed_jax.one_exp`), the others one by one; "one_exp": an error
                 if a function has no coefficients; "general": every function by itself.
+
+        Raises:
+            ValueError: form is none of the three.
+
+        Example:
+            >>> from smartmixed_jax import PAPER_POOL
+            >>> PAPER_POOL.with_form("general") == PAPER_POOL
+            False
         """
         if form not in get_args(Form):
             raise ValueError(f"form must be one of {', '.join(get_args(Form))}, got {form!r}")
@@ -103,7 +115,14 @@ class ActivationPool:
         self._hash = hash(self._key)
 
     def map(self, change: Callable[[str, Activation], Activation]) -> "ActivationPool":
-        """The pool of change(name, function), under the same names and in the same form."""
+        """The pool of change(name, function), under the same names and in the same form.
+
+        Example:
+            >>> from smartmixed_jax import PAPER_POOL
+            >>> clamped = PAPER_POOL.map(lambda name, f: lambda x: jnp.clip(f(x), -10, 10))
+            >>> clamped.functions[0](jnp.array([99.0]))
+            Array([10.], dtype=float32)
+        """
         pairs = zip(self.names, self.functions, strict=True)
         return ActivationPool((name, change(name, f)) for name, f in pairs).with_form(self.form)
 
@@ -120,6 +139,12 @@ class ActivationPool:
 
         Raises:
             ValueError: a function has no finite mean and variance under N(0, 1).
+
+        Example:
+            >>> from smartmixed_jax import PAPER_POOL
+            >>> relu = PAPER_POOL.variance_matched().functions[0]
+            >>> round(relu.shift, 3), round(relu.scale, 3)
+            (0.399, 1.713)
         """
         return self.map(_standardized)
 

@@ -21,7 +21,8 @@ class FunctionTable:
         choices: [N] ints in [0, K).
 
     Raises:
-        ValueError, TypeError: a choice is outside [0, K) or no static integer.
+        ValueError: a choice is outside [0, K).
+        TypeError: choices are traced or no integers.
 
     Example:
         >>> from smartmixed_jax import PAPER_POOL, FunctionTable

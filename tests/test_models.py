@@ -6,6 +6,7 @@ import functools
 import importlib
 import itertools
 import pkgutil
+import re
 import sys
 from pathlib import Path
 
@@ -186,10 +187,11 @@ def test_every_public_name_is_there_once_and_has_a_docstring():
         assert getattr(smartmixed_jax, name).__doc__, name
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_docstring_examples_run(name):
-    module = importlib.import_module(f"smartmixed_jax.{name}")
+@pytest.mark.parametrize("name", ["__init__", *MODULES])
+def test_every_docstring_example_runs(name):
+    """Also those of methods, properties and compiled functions: as many as there are prompts."""
+    module = importlib.import_module(f"smartmixed_jax.{name}".removesuffix(".__init__"))
     result = doctest.testmod(module)
-    assert result.failed == 0
-    if name != "layer":
-        assert result.attempted > 0
+    prompts = re.findall(r"^ *>>> ", Path(module.__file__).read_text(), re.MULTILINE)
+    assert (result.failed, result.attempted) == (0, len(prompts))
+    assert prompts, f"{name} has no example"

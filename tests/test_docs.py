@@ -1,0 +1,168 @@
+"""The documentation: every public name has a docstring, every shown block runs, links lead on."""
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+import smartmixed_jax
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = ROOT / "smartmixed_jax"
+FILES = sorted(path.name for path in LIBRARY.glob("*.py"))
+Definition = ast.FunctionDef | ast.ClassDef
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+site = load(ROOT / "docs" / "build.py")
+
+
+# --- docstrings ---------------------------------------------------------------------------
+
+
+def without_docstring(body, prefix=""):
+    """Public functions, classes, methods, properties, type aliases and exported constants."""
+    missing = []
+    for statement, following in zip(body, [*body[1:], ast.Pass()], strict=True):
+        if isinstance(statement, Definition) and not statement.name.startswith("_"):
+            if not ast.get_docstring(statement):
+                missing.append(prefix + statement.name)
+            if isinstance(statement, ast.ClassDef):
+                missing += without_docstring(statement.body, f"{statement.name}.")
+        elif isinstance(statement, ast.Assign) and "TypeVar" not in ast.dump(statement.value):
+            name = ast.unparse(statement.targets[0])
+            is_alias = name[0].isupper() and not name.isupper()
+            documented = isinstance(getattr(following, "value", None), ast.Constant)
+            if (is_alias or name in smartmixed_jax.__all__) and not documented:
+                missing.append(name)
+    return missing
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_public_name_has_a_docstring(file):
+    tree = ast.parse((LIBRARY / file).read_text())
+    assert ast.get_docstring(tree)
+    assert without_docstring(tree.body) == []
+
+
+# --- pages --------------------------------------------------------------------------------
+
+
+def blocks(page, language):
+    """(line, language, text) of each fenced block."""
+    text = page.read_text()
+    fenced = rf"^```({language})\n(.*?)^```$"
+    for match in re.finditer(fenced, text, re.DOTALL | re.MULTILINE):
+        yield text.count("\n", 0, match.start()) + 1, match[1], match[2]
+
+
+def side(diff, sign):
+    """What a diff removes and keeps (-), or adds and keeps (+)."""
+    lines = diff.splitlines(keepends=True)
+    return "".join(line[1:] or "\n" for line in lines if line[0] in f" \n{sign}")
+
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_of_a_page_runs_in_order(page):
+    """Of a diff, both sides."""
+    names = {"__name__": page.stem}
+    for line, language, text in blocks(page, "python|diff"):
+        for program in [text] if language == "python" else [side(text, "-"), side(text, "+")]:
+            exec(compile("\n" * line + program, str(page), "exec"), names)
+
+
+def test_the_diff_on_the_page_is_that_of_the_models_which_the_tests_train():
+    [(_, _, diff)] = blocks(ROOT / "docs" / "your_model.md", "diff")
+    for sign, name in (("-", "inline"), ("+", "attributes")):
+        file = (ROOT / "tests" / "users_models" / f"{name}.py").read_text()
+        docstring, _, code = file.partition("\n\n")
+        assert docstring.startswith('"""')
+        assert side(diff, sign) == code
+
+
+# --- the site -----------------------------------------------------------------------------
+
+
+def test_a_new_module_gets_a_page_by_itself_and_a_missing_one_is_no_error(tmp_path, monkeypatch):
+    for name in ("__init__", "table", "pools", "new", "_private"):
+        (tmp_path / f"{name}.py").write_text(f'"""The {name} module."""\n')
+    monkeypatch.setattr(site, "LIBRARY", tmp_path)
+    assert site.modules() == ["pools", "table", "new"]
+    site.reference(tmp_path)
+    pages = {path.name for path in (tmp_path / "api").iterdir()}
+    assert pages == {"index.md", "pools.md", "table.md", "new.md"}
+    assert "[new](new.md) — The new module." in (tmp_path / "api" / "index.md").read_text()
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A README that links to one file of each kind; → the files, path to text."""
+    files = {
+        "docs/page.md": "[home](../README.md)",
+        "smartmixed_jax/table.py": "",
+        "results/LOG.md": "[again](LOG.md) [up](../README.md#start) ![figure](figures/a.png)",
+        "results/figures/a.png": "",
+        "numbers/step.json": "{}",
+    }
+    readme = "[p](docs/page.md) [t](smartmixed_jax/table.py) [`l`](results/LOG.md) [n](numbers)"
+    for path, text in {"README.md": readme, **files}.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    return tmp_path
+
+
+def test_what_a_page_links_to_comes_along_and_the_links_are_rewritten(repository):
+    pages = repository / "pages"
+    assert site.gather(pages, repository) == ["index.md", "page.md", "results/LOG.md"]
+    found = {str(p.relative_to(pages)): p.read_text() for p in pages.rglob("*") if p.is_file()}
+    assert found == {
+        "index.md": "[p](page.md) [t](api/table.md) [`l`](results/LOG.md) [n](numbers/index.md)",
+        "page.md": "[home](index.md)",
+        "results/LOG.md": "[again](LOG.md) [up](../index.md#start) ![figure](figures/a.png)",
+        "results/figures/a.png": "",
+        "numbers/index.md": "# numbers\n\n* [step.json](step.json)",
+        "numbers/step.json": "{}",
+    }
+
+
+@pytest.mark.parametrize("text", ["`f[0](x)`", "```\nf[0](x)\n```", "[a](https://b.c)", "[a](#b)"])
+def test_code_and_links_to_elsewhere_stay_as_they_are(repository, text):
+    (repository / "README.md").write_text(text)
+    site.gather(repository / "pages", repository)
+    assert (repository / "pages" / "index.md").read_text() == text
+
+
+@pytest.mark.parametrize("target", ["nothing.md", "../outside.md"])
+def test_a_link_to_no_file_of_the_repository_raises_naming_it(repository, target):
+    (repository.parent / "outside.md").write_text("")
+    (repository / "README.md").write_text(f"![figure]({target})")
+    with pytest.raises(FileNotFoundError, match=f"README.md: no file for the link {target}"):
+        site.gather(repository / "pages", repository)
+
+
+def test_the_links_of_the_real_pages_lead_to_files(tmp_path):
+    assert {"index.md", "your_model.md"} <= set(site.gather(tmp_path))
+
+
+def test_a_missing_image_of_the_built_site_is_found(tmp_path):
+    (tmp_path / "api").mkdir()
+    (tmp_path / "there.png").write_text("")
+    (tmp_path / "index.html").write_text('<a href="api">no page there</a><img src="there.png">')
+    (tmp_path / "api" / "page.html").write_text(
+        '<img src="../there.png?v=1"><img src="gone.png"><a href="https://a.b/c"></a><a href="#d">'
+    )
+    assert site.broken_links(tmp_path) == [
+        "api/page.html: no file for the link gone.png",
+        "index.html: no file for the link api",
+    ]
