@@ -89,7 +89,9 @@ def select_activations(
         keep_rngs: each layer holds its stream, as models call `act(x)` and pass nothing. In NNX's
             tree mode `nnx.grad` takes no model that holds rngs (`nnx.Dropout(rngs=...)` neither):
             differentiate `nnx.split`'s parameters there, or take an estimator without noise
-            (`estimators.straight_through`) and keep_rngs=False.
+            (`estimators.straight_through`) and keep_rngs=False. Under `nnx.RNN` a layer draws at
+            every time step; `nnx.RNN(cell, broadcast_rngs=nnx.RngState)` makes one draw, new in
+            every call, serve the sequence.
         options: of every SelectiveActivation: `estimator`, `temperature`, `axis`, `groups`, ….
             Call again with another `where` for layers that need others.
 
