@@ -254,7 +254,7 @@ def test_the_best_state_is_that_of_the_lowest_validation_loss(digits):
 # The switch
 
 
-def trained(config, task):
+def after_training(config, task):
     program, state, rest = start(config, task)
     for number in range(config.selective_epochs):
         state, metrics = epoch(config, task, program, state, rest, number)
@@ -270,7 +270,7 @@ def test_the_switch_keeps_weights_and_outputs(digits, preset):
         mixed_epochs=12,
         logit_learning_rate=0.05,
     )
-    program, state, rest, noisy = trained(config, digits)
+    program, state, rest, noisy = after_training(config, digits)
     model = program.model(state.params, rest)
     mixed = networks.switch(model, config, digits)
     for layer, old in zip(mixed.layers, model.layers, strict=True):
@@ -293,7 +293,7 @@ def test_published_switch_starts_anew_without_the_clamp(digits):
     config = dataclasses.replace(
         default_config("published", "digits"), hidden=(24, 16), selective_epochs=1
     )
-    program, state, rest, _ = trained(config, digits)
+    program, state, rest, _ = after_training(config, digits)
     model = program.model(state.params, rest)
     clamped = model.activations[0].pool.functions[0]
     np.testing.assert_array_equal(clamped(jnp.array([-20.0, 5.0, 20.0])), [0, 5, 10])
