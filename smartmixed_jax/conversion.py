@@ -184,10 +184,10 @@ def release_choices(
         >>> fix_choices(model).activations[0].table == fixed.activations[0].table
         True
     """
-    # Each layer beside its replacement, as in `fix_choices`.
-    released: dict[int, tuple[MixedActivation, SelectiveActivation]] = {}
+    released: list[str] = []
     left: list[str] = []
 
+    # Called once per layer, however many places it has.
     def replace(path: Any, node: Any) -> Any:
         if not isinstance(node, MixedActivation):
             return node
@@ -195,19 +195,17 @@ def release_choices(
         if where is not None and not where(name, node):
             left.append(name)
             return node
-        if id(node) not in released:
-            layer = SelectiveActivation(
-                len(node.table),
-                node.table.pool,
-                axis=node.axis,
-                dtype=node.dtype,
-                logits_init=_confident(name or "the model", node, probability, options),
-                keep_rngs=keep_rngs,
-                rngs=rngs,
-                **options,
-            )
-            released[id(node)] = node, layer
-        return released[id(node)][1]
+        released.append(name)
+        return SelectiveActivation(
+            len(node.table),
+            node.table.pool,
+            axis=node.axis,
+            dtype=node.dtype,
+            logits_init=_confident(name or "the model", node, probability, options),
+            keep_rngs=keep_rngs,
+            rngs=rngs,
+            **options,
+        )
 
     result = nnx.recursive_map(replace, nnx.clone(model))
     if left and not released:

@@ -201,8 +201,10 @@ def test_a_function_passed_as_an_argument_is_found_where_it_is_stored():
 
     rngs = nnx.Rngs(0)
     model = nnx.Sequential(*(Block(activation=nnx.relu, rngs=rngs) for _ in range(11)))
-    found = widths(silently(model, X))
-    assert found == {f"layers.{i}.activation": 4 for i in range(11)}
+    lines = []
+    select_activations(model, X, rngs=rngs, report=lines.append)
+    selective = "activation: relu, now selective, 4 neurons on axis -1"
+    assert lines == [f"layers.{i}.{selective}" for i in range(11)]
 
 
 def test_one_attribute_called_twice_is_one_layer_and_two_attributes_are_two():
@@ -223,7 +225,10 @@ def test_one_attribute_called_twice_is_one_layer_and_two_attributes_are_two():
 def test_a_module_at_two_places_keeps_being_one():
     rngs = nnx.Rngs(0)
     block = nnx.Sequential(nnx.Linear(4, 4, rngs=rngs), nnx.relu)
-    model = silently(nnx.Sequential(block, block, nnx.relu), X)
+    lines = []
+    model = nnx.Sequential(block, block, nnx.relu)
+    model = select_activations(model, X, rngs=rngs, report=lines.append)
+    assert [line.split(":")[0] for line in lines] == ["layers.0.layers.1", "layers.2"]
     assert model.layers[0] is model.layers[1]
     assert widths(model) == {"layers.0.layers.1": 4, "layers.2": 4}
 
@@ -360,6 +365,16 @@ def test_inputs_may_be_shapes_flags_trees_and_rngs():
     x = jax.ShapeDtypeStruct((3, 4), jnp.float32)
     assert widths(silently(Asking(), {"x": x}, True, rngs)) == {"act": 4}
     assert int(rngs.noise.count[...]) == 0
+
+
+def test_the_example_runs_in_evaluation_mode_and_needs_no_rngs_for_noise():
+    """Neither for dropout nor for layers that are selective already; the mode stays."""
+    model = nnx.Sequential(nnx.relu, nnx.Dropout(0.5), jnp.tanh)
+    half = silently(model, X, where=lambda path, _: path == "layers.0", keep_rngs=False)
+    whole = silently(half, X, keep_rngs=False)
+    assert widths(whole) == {"layers.0": 4, "layers.2": 4}
+    assert not whole.layers[0].deterministic
+    assert not whole.layers[1].deterministic
 
 
 def test_call_runs_models_that_are_called_otherwise():
