@@ -113,5 +113,5 @@ def test_the_first_cell_installs_the_notebook_on_colab(monkeypatch):
 
 
 def test_colab_without_a_repository_is_told_so(monkeypatch):
-    with pytest.raises(ValueError, match=r'REPOSITORY = "": expected the URL'):
+    with pytest.raises(ValueError, match="REPOSITORY is empty: put the URL there"):
         run_set_up(monkeypatch, "")
