@@ -14,6 +14,7 @@
     ...                                                   # train on
 
 Read `pools`, `estimators`, `mixture` first: they are the method. `nnx` holds the parameters.
+For Flax Linen `from smartmixed_jax import linen` has the same layers and `fix_choices`.
 """
 
 from smartmixed_jax import estimators, one_exp

@@ -11,11 +11,12 @@ Noise and softmax are computed in at least float32. The key is consumed. A
 temperature τ that is not traced must be > 0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Selection(NamedTuple):
@@ -165,6 +166,85 @@ def deterministic(
     return Selection(jax.nn.one_hot(choices, logits.shape[-1], dtype=logits.dtype), choices)
 
 
+def repeat_to_neurons(selection: Selection, groups: tuple[int, ...] | None) -> Selection:
+    """The selection of G groups as that of their N neurons; the gradient sums over a group.
+
+    Args:
+        selection: weights [G, K], choices [G] or None.
+        groups: each neuron's group, [N] in [0, G); None: every neuron is its own, and the
+            selection is returned as it is.
+
+    Returns:
+        weights [N, K], choices [N] or None.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from smartmixed_jax import estimators
+        >>> selection = estimators.deterministic(jnp.eye(2, 6))
+        >>> estimators.repeat_to_neurons(selection, (0, 0, 1)).choices
+        Array([0, 0, 1], dtype=int32)
+    """
+    if groups is None:
+        return selection
+
+    def repeat(rows: jax.Array) -> jax.Array:
+        return jnp.take(rows, np.asarray(groups, np.int32), axis=0, mode="clip")
+
+    weights, choices = selection
+    return Selection(repeat(weights), None if choices is None else repeat(choices))
+
+
+def check_groups(
+    where: str, groups: int | Sequence[int] | np.ndarray | None, features: int
+) -> tuple[int, ...] | None:
+    """`groups` as each neuron's group, [N] ints in [0, G), every one in use.
+
+    Args:
+        where: what an error names first.
+        groups: an int G, N neurons in G equal contiguous blocks; each neuron's group; or None.
+        features: N.
+
+    Raises:
+        TypeError: groups are no integers.
+        ValueError: G does not divide N; not N groups; a group is not in use.
+
+    Example:
+        >>> from smartmixed_jax import estimators
+        >>> estimators.check_groups("example", 2, features=6)
+        (0, 0, 0, 1, 1, 1)
+    """
+    if groups is None:
+        return None
+    # As objects: NumPy would make a number of True, and of 1.0 beside 1.
+    if isinstance(groups, jax.core.Tracer) or not all(
+        isinstance(group, int | np.integer) and not isinstance(group, bool)
+        for group in np.asarray(groups, object).ravel()
+    ):
+        raise TypeError(
+            f"{where}: groups must be an int or one int per neuron, got {_short(groups)}"
+        )
+    indices = np.asarray(groups, np.int64)
+    if indices.ndim == 0:
+        count = int(indices)
+        if count < 1 or features % count:
+            raise ValueError(
+                f"{where}: an int groups must be at least 1 and divide the {features} features, "
+                f"got {count}"
+            )
+        indices = np.repeat(np.arange(count), features // count)
+    if indices.shape != (features,):
+        raise ValueError(
+            f"{where}: groups must name one group per neuron, [{features}], "
+            f"got {list(indices.shape)}"
+        )
+    used = np.unique(indices)
+    if not np.array_equal(used, np.arange(len(used))):
+        raise ValueError(
+            f"{where}: groups must be 0 to G − 1, every one in use, got {_short(used.tolist())}"
+        )
+    return tuple(indices.tolist())
+
+
 def check_temperature(where: str, temperature: float | jax.Array, minimum: float = 0.0) -> None:
     """Raises ValueError if a concrete temperature is not finite, ≤ 0 or < minimum."""
     if isinstance(temperature, jax.core.Tracer):
@@ -196,11 +276,18 @@ def _perturb(
     return logits + noise.reshape(logits.shape), temperature
 
 
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _require_key(where: str, key: jax.Array | None) -> jax.Array:
     if key is None:
         raise ValueError(
             f"{where} draws noise and got no key: pass rngs=nnx.Rngs(selection=seed) to the call, "
-            "build the layer with keep_rngs=True, or call with deterministic=True"
+            "build the layer with keep_rngs=True, or call with deterministic=True; in Flax Linen "
+            "pass rngs={'selection': key} to apply, and selection in split_rngs to nn.scan and "
+            "nn.vmap"
         )
     return key
 

@@ -1,6 +1,6 @@
 """The two layers and the switch between them, for Flax NNX."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -8,13 +8,27 @@ import jax.numpy as jnp
 from flax import nnx
 
 from smartmixed_jax import estimators
-from smartmixed_jax.estimators import Estimator, check_temperature, gumbel_straight_through
+from smartmixed_jax.estimators import (
+    Estimator,
+    check_temperature,
+    gumbel_straight_through,
+    repeat_to_neurons,
+)
+from smartmixed_jax.layer import (
+    Initializer,
+    argmax,
+    check_fixable,
+    check_options,
+    logits_shape,
+    one_random_entry,
+    promote,
+    table_of,
+)
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.pools import PAPER_POOL, ActivationPool
 from smartmixed_jax.table import FunctionTable
 
 RngSource = nnx.Rngs | nnx.RngStream
-Initializer = Callable[..., jax.Array]
 ModuleType = TypeVar("ModuleType", bound=nnx.Module)
 
 
@@ -24,16 +38,6 @@ class SelectionLogits(nnx.Param):
     As a filter it separates them from the weights; it must come first:
     `nnx.split(model, SelectionLogits, nnx.Param, ...)`.
     """
-
-
-def one_random_entry(value: float = 1e-3) -> Initializer:
-    """Initializer [N, K]: 0, and `value` at one random entry per row (the published one)."""
-
-    def init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
-        chosen = jax.random.randint(key, shape[:1], 0, shape[1])
-        return value * jax.nn.one_hot(chosen, shape[1], dtype=dtype)
-
-    return init
 
 
 class SelectiveActivation(nnx.Module):
@@ -50,15 +54,19 @@ class SelectiveActivation(nnx.Module):
         logits_init: initializer of the logits [N, K].
         keep_rngs: hold a stream forked from `rngs` (its `selection` stream, or the default one)
             for models that call `act(x)` and pass nothing. Graph mode only.
+        groups: neurons that share one choice: an int G splits the N neurons into G equal
+            contiguous blocks (1: one choice for the layer), N ints in [0, G) name each neuron's
+            group; None: every neuron chooses for itself.
         dtype: of the computation and result; None keeps that of x.
         param_dtype: of the logits.
         rngs: its `params` stream draws the logits.
 
     Attributes:
-        logits: SelectionLogits [N, K], the only parameter.
+        logits: SelectionLogits [N, K], the only parameter; [G, K] with groups.
+        groups: each neuron's group, [N] ints, or None.
 
     Raises:
-        ValueError: features < 1, temperature ≤ 0.
+        ValueError: features < 1, temperature ≤ 0, groups that do not fit the features.
 
     Example:
         >>> import jax.numpy as jnp
@@ -80,13 +88,12 @@ class SelectiveActivation(nnx.Module):
         deterministic: bool = False,
         logits_init: Initializer = one_random_entry(),
         keep_rngs: bool = False,
+        groups: int | Sequence[int] | None = None,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
         rngs: RngSource,
     ) -> None:
-        if features < 1:
-            raise ValueError(f"SelectiveActivation: features must be at least 1, got {features}")
-        check_temperature("SelectiveActivation", temperature)
+        self.groups = check_options(features, temperature, groups)
         self.features = features
         self.pool = pool
         self.estimator = estimator
@@ -95,7 +102,8 @@ class SelectiveActivation(nnx.Module):
         self.deterministic = deterministic
         self.dtype = dtype
         key = rngs.params() if isinstance(rngs, nnx.Rngs) else _stream(rngs)()
-        self.logits = SelectionLogits(logits_init(key, (features, len(pool)), param_dtype))
+        shape = logits_shape(features, pool, self.groups)
+        self.logits = SelectionLogits(logits_init(key, shape, param_dtype))
         self.rngs = _stream(rngs).fork() if keep_rngs else nnx.data(None)
 
     def __call__(
@@ -122,7 +130,7 @@ class SelectiveActivation(nnx.Module):
             ValueError: noise is needed and there are no rngs; N does not fit x; τ ≤ 0.
             TypeError: x is integer or complex; rngs is a bare key.
         """
-        x = _promote("SelectiveActivation", x, self.dtype)
+        x = promote("SelectiveActivation", x, self.dtype)
         logits = self.logits[...]
         if self.deterministic if deterministic is None else deterministic:
             selection = estimators.deterministic(logits)
@@ -131,12 +139,13 @@ class SelectiveActivation(nnx.Module):
             key = None if rngs is None else _stream(rngs)()
             temperature = self.temperature if temperature is None else temperature
             selection = self.estimator(logits, key, temperature)
+        selection = repeat_to_neurons(selection, self.groups)
         return mix(x, selection, self.pool, axis=self.axis)
 
     def fix(self) -> "MixedActivation":
-        """The fixed layer with choices[n] = argmax_k logits[n, k]."""
-        choices = jnp.argmax(self.logits[...], axis=-1)
-        return MixedActivation(FunctionTable(self.pool, choices), axis=self.axis, dtype=self.dtype)
+        """The fixed layer with choices[n] = argmax_k logits[n, k], those of n's group."""
+        table = table_of(argmax(self.logits[...]), self.pool, self.groups)
+        return MixedActivation(table, axis=self.axis, dtype=self.dtype)
 
     def set_view(
         self,
@@ -184,38 +193,54 @@ class MixedActivation(nnx.Module):
     ) -> jax.Array:
         """x [..., N] → [..., N]. The keywords of `SelectiveActivation` are taken and ignored."""
         del rngs, deterministic, temperature
-        x = _promote("MixedActivation", x, self.dtype)
+        x = promote("MixedActivation", x, self.dtype)
         return apply_choices(x, self.table.choices, self.table.pool, axis=self.axis)
 
 
-def fix_choices(model: ModuleType) -> ModuleType:
+def fix_choices(
+    model: ModuleType, where: Callable[[str, SelectiveActivation], bool] | None = None
+) -> ModuleType:
     """A new model in which every SelectiveActivation is its MixedActivation.
 
     Each neuron keeps argmax of its logits. The other parameters are new Variables that hold the
     same arrays; the input model stays intact. The outputs are those of the input model with
     `deterministic=True`, bit for bit when both are compiled.
 
+    Args:
+        model: holds SelectiveActivations.
+        where: `where(path, layer)` says whether to fix that layer, path as in `summarize`; the
+            others stay selective. None: all.
+
     Raises:
-        ValueError: the model holds no SelectiveActivation, or is traced.
+        ValueError: the model holds no SelectiveActivation, or `where` takes none of them; a layer
+            to be fixed is traced or stacked.
+
+    Example:
+        >>> from flax import nnx
+        >>> from smartmixed_jax import MLP, fix_choices
+        >>> model = MLP(4, (8, 8), 2, rngs=nnx.Rngs(0))
+        >>> partly = fix_choices(model, where=lambda path, layer: path == "activations.0")
+        >>> [type(activation).__name__ for activation in partly.activations]
+        ['MixedActivation', 'SelectiveActivation']
     """
     # Each layer is held beside its replacement: in tree mode the nodes are temporary, and the id
     # of a freed one is given to the next.
     fixed: dict[int, tuple[SelectiveActivation, MixedActivation]] = {}
+    left: list[str] = []
 
     def replace(path: Any, node: Any) -> Any:
         if not isinstance(node, SelectiveActivation):
             return node
-        logits = node.logits[...]
-        if isinstance(logits, jax.core.Tracer):
-            raise ValueError(f"fix_choices: {_name(path)} is traced; call it outside jit")
-        if logits.shape != (node.features, len(node.pool)):
-            raise ValueError(
-                f"fix_choices: {_name(path)} holds logits {list(logits.shape)}, expected "
-                f"{[node.features, len(node.pool)]}; layers stacked by nnx.vmap cannot be fixed"
-            )
+        if where is not None and not where(".".join(map(str, path)), node):
+            left.append(_name(path))
+            return node
+        shape = logits_shape(node.features, node.pool, node.groups)
+        check_fixable(_name(path), node.logits[...], shape, "nnx.vmap")
         return fixed.setdefault(id(node), (node, node.fix()))[1]
 
     result = nnx.recursive_map(replace, nnx.clone(model))
+    if left and not fixed:
+        raise ValueError(f"fix_choices: where takes none of the layers: {', '.join(left)}")
     if not fixed:
         raise ValueError(
             f"fix_choices: {type(model).__name__} holds no SelectiveActivation "
@@ -237,10 +262,3 @@ def _stream(rngs: RngSource) -> nnx.RngStream:
         f"rngs must be nnx.Rngs or nnx.RngStream, got {type(rngs).__name__}; a bare key would give "
         "every layer the same noise: pass nnx.Rngs(selection=key)"
     )
-
-
-def _promote(where: str, x: jax.Array, dtype: Any) -> jax.Array:
-    # Integers are refused even if dtype would convert them: token ids here are a mistake.
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"{where}: x must be a real floating-point array, got {x.dtype}")
-    return x if dtype is None else x.astype(dtype)

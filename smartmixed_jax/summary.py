@@ -17,7 +17,10 @@ UNDECIDED = 0.5
 
 
 def selection_logits(model: nnx.Module) -> dict[str, np.ndarray]:
-    """The logits [N, K] of every SelectiveActivation, by path, in the order of the model."""
+    """The logits of every SelectiveActivation, by path, in the order of the model.
+
+    [N, K], or [G, K] where neurons share a choice: what the layer holds.
+    """
     return {
         path: np.asarray(layer.logits[...])
         for path, layer in _layers(model)
@@ -44,15 +47,20 @@ def summarize(model: nnx.Module) -> dict[str, dict[str, Any]]:
     summary = {}
     for path, layer in _layers(model):
         if isinstance(layer, SelectiveActivation):
-            summary[path] = summarize_logits(np.asarray(layer.logits[...]), layer.pool)
+            summary[path] = summarize_logits(layer.logits[...], layer.pool, layer.groups)
         else:
             counts = layer.table.counts()
             summary[path] = {**_counted(counts), **_CERTAIN}
     return summary
 
 
-def summarize_logits(logits: np.ndarray, pool: ActivationPool) -> dict[str, Any]:
-    """One layer of `summarize` from its logits [N, K]."""
+def summarize_logits(
+    logits: np.ndarray | jax.Array, pool: ActivationPool, groups: tuple[int, ...] | None = None
+) -> dict[str, Any]:
+    """One layer of `summarize` from its logits [N, K], or [G, K] and each neuron's group [N]."""
+    logits = np.asarray(logits)
+    if groups is not None:
+        logits = logits[np.asarray(groups)]
     counts = np.bincount(np.argmax(logits, -1), minlength=len(pool))
     probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32)), np.float64)
     largest = probabilities.max(-1)

@@ -1,6 +1,7 @@
 """The NNX layers and fix_choices: parameters, randomness, compilation, the switch."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from smartmixed_jax import (
     estimators,
     fix_choices,
     mix,
+    summarize,
 )
 
 pytestmark = pytest.mark.usefixtures("strict")
@@ -170,6 +172,146 @@ def test_the_argument_deterministic_wins_over_the_attribute():
     assert not is_argmax()
     fixed = SelectiveActivation(2000, LABELS, deterministic=True, rngs=nnx.Rngs(0))
     np.testing.assert_array_equal(fixed(x)[0], argmax)
+
+
+# --- groups -------------------------------------------------------------------------------
+
+TIED = (2, 0, 1, 1, 0, 2, 2, 2)
+"""Eight neurons in three groups of unequal size, mixed."""
+
+BLOCKS = (0, 0, 0, 0, 1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("groups", "normalised"),
+    [(2, BLOCKS), (np.int64(2), BLOCKS), (1, (0,) * 8), (8, tuple(range(8)))]
+    + [(kind(TIED), TIED) for kind in (tuple, list, np.array, jnp.array)],
+)
+def test_groups_are_held_as_each_neurons_group_and_logits_have_one_row_per_group(
+    groups, normalised
+):
+    act = SelectiveActivation(8, groups=groups, rngs=nnx.Rngs(0))
+    assert act.groups == normalised
+    assert {type(group) for group in act.groups} == {int}
+    assert act.logits.shape == (max(normalised) + 1, 6)
+    again = SelectiveActivation(8, groups=normalised, rngs=nnx.Rngs(1))
+    assert nnx.split(act)[0] == nnx.split(again)[0]
+    np.testing.assert_array_equal((np.asarray(act.logits[...]) != 0).sum(-1), 1)
+
+
+@pytest.mark.parametrize("groups", [1, 4, TIED])
+@pytest.mark.parametrize("estimator", [estimators.gumbel_straight_through, estimators.reinmax])
+def test_neurons_of_a_group_always_draw_the_same_function(groups, estimator):
+    act = SelectiveActivation(8, LABELS, groups=groups, estimator=estimator, rngs=nnx.Rngs(0))
+    rngs = nnx.Rngs(selection=0)
+    draws = np.stack([act(jnp.zeros((1, 8)), rngs=rngs)[0] for _ in range(60)])
+    of_group = [draws[:, np.asarray(act.groups) == g] for g in range(len(act.logits[...]))]
+    for drawn in of_group:
+        assert (drawn == drawn[:, :1]).all()
+        assert len(np.unique(drawn)) == 6
+    for first, second in itertools.combinations(of_group, 2):
+        assert (first[:, 0] != second[:, 0]).any()
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [estimators.gumbel_straight_through, estimators.soft_mixture, estimators.gumbel_rao],
+)
+def test_the_gradient_of_a_group_is_the_sum_over_its_neurons(estimator):
+    """Of the per-neuron gradients for the same draw: the mixture's ones, pulled back to [G, K]."""
+    act = with_logits(SelectiveActivation(8, groups=TIED, estimator=estimator, rngs=nnx.Rngs(0)))
+    x = jax.random.normal(jax.random.key(1), (5, 8))
+    g = jax.random.normal(jax.random.key(2), (5, 8))
+    found = nnx.grad(lambda act: jnp.sum(g * act(x, rngs=nnx.Rngs(selection=3))))(act)
+    key = nnx.Rngs(selection=3)["selection"]()
+    selection, pull = jax.vjp(lambda logits: estimator(logits, key, 1.0), act.logits[...])
+    expected = 0
+    for neuron, group in enumerate(TIED):
+
+        def of_neuron(weights, neuron=neuron, group=group):
+            choices = selection.choices
+            one = estimators.Selection(
+                weights[group : group + 1], None if choices is None else choices[group : group + 1]
+            )
+            return jnp.sum(g[:, neuron] * mix(x[:, neuron : neuron + 1], one, PAPER_POOL)[:, 0])
+
+        cotangent = jax.grad(of_neuron)(selection.weights)
+        zero = jax.tree.map(lambda c: np.zeros(c.shape, jax.dtypes.float0), selection.choices)
+        expected += pull(estimators.Selection(cotangent, zero))[0]
+    assert np.abs(expected).min(-1).max() > 1e-3
+    np.testing.assert_allclose(found.logits[...], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 2, TIED])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_fixed_layer_of_groups_has_a_table_of_neurons_and_keeps_the_bits(groups, dtype):
+    act = with_logits(SelectiveActivation(8, groups=groups, dtype=dtype, rngs=nnx.Rngs(0)))
+    act.eval()
+    fixed = fix_choices(act)
+    choices = np.argmax(act.logits[...], -1)
+    assert fixed.table.choices == tuple(choices[group] for group in act.groups)
+    x = jax.random.normal(jax.random.key(5), (17, 8))
+    y, z = (compiled(model, x).astype(jnp.float32) for model in (act, fixed))
+    np.testing.assert_array_equal(bits(y), bits(z))
+
+
+def test_groups_of_one_neuron_are_the_layer_without_groups():
+    tied = with_logits(SelectiveActivation(4, groups=4, rngs=nnx.Rngs(0)))
+    free = with_logits(SelectiveActivation(4, rngs=nnx.Rngs(0)))
+    y, z = (compiled(act, X, seed=3) for act in (tied, free))
+    np.testing.assert_array_equal(bits(y), bits(z))
+
+
+def test_without_groups_nothing_is_gathered():
+    """One layer with, one without; the trace of the layer without has no gather."""
+
+    def traced(act):
+        graphdef, state = nnx.split(act)
+        return str(
+            jax.make_jaxpr(
+                lambda state, x: nnx.merge(graphdef, state)(x, rngs=nnx.Rngs(selection=0))
+            )(state, X)
+        )
+
+    tied, free = (SelectiveActivation(4, groups=g, rngs=nnx.Rngs(0)) for g in (2, None))
+    counts = [traced(act).count("gather") for act in (tied, free)]
+    assert counts[0] > counts[1] == traced_gathers_of_mix()
+
+
+def traced_gathers_of_mix():
+    def apply(logits, key):
+        return mix(X, estimators.gumbel_straight_through(logits, key, 1.0), PAPER_POOL)
+
+    return str(jax.make_jaxpr(apply)(jnp.zeros((4, 6)), jax.random.key(0))).count("gather")
+
+
+@pytest.mark.parametrize(
+    ("groups", "error", "message"),
+    [
+        (0, ValueError, "an int groups must be at least 1 and divide the 4 features, got 0"),
+        (-2, ValueError, "an int groups must be at least 1 and divide the 4 features, got -2"),
+        (3, ValueError, "an int groups must be at least 1 and divide the 4 features, got 3"),
+        (8, ValueError, "an int groups must be at least 1 and divide the 4 features, got 8"),
+        ((0, 0, 1), ValueError, r"one group per neuron, \[4\], got \[3\]"),
+        (((0, 0), (1, 1)), ValueError, r"one group per neuron, \[4\], got \[2, 2\]"),
+        ((), ValueError, r"one group per neuron, \[4\], got \[0\]"),
+        ((0, 0, 2, 2), ValueError, r"groups must be 0 to G − 1, every one in use, got \[0, 2\]"),
+        ((1, 1, 1, 1), ValueError, r"groups must be 0 to G − 1, every one in use, got \[1\]"),
+        ((-1, 0, 1, 1), ValueError, r"every one in use, got \[-1, 0, 1\]"),
+        (True, TypeError, "groups must be an int or one int per neuron, got True"),
+        (2.0, TypeError, "groups must be an int or one int per neuron, got 2.0"),
+        ((0, 0, 1, 1.0), TypeError, r"one int per neuron, got \(0, 0, 1, 1.0\)"),
+        ("0011", TypeError, "groups must be an int or one int per neuron, got '0011'"),
+    ],
+)
+def test_groups_that_do_not_fit_raise_naming_value_and_expectation(groups, error, message):
+    with pytest.raises(error, match=f"^SelectiveActivation: .*{message}"):
+        SelectiveActivation(4, groups=groups, rngs=nnx.Rngs(0))
+
+
+def test_groups_that_are_traced_raise():
+    with pytest.raises(TypeError, match="groups must be an int or one int per neuron, got"):
+        jax.jit(lambda g: SelectiveActivation(4, groups=g, rngs=nnx.Rngs(0))(X))(jnp.arange(4))
 
 
 # --- randomness ---------------------------------------------------------------------------
@@ -613,7 +755,68 @@ def test_fixing_under_jit_raises_naming_the_layer():
 
 
 def test_fixing_stacked_layers_raises_naming_the_shapes():
-    graphdef, state = nnx.split(SelectiveActivation(4, rngs=nnx.Rngs(0)))
-    stacked = nnx.merge(graphdef, jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), state))
-    with pytest.raises(ValueError, match=r"logits \[3, 4, 6\], expected \[4, 6\]"):
-        fix_choices(stacked)
+    for groups, rows in ((None, 4), (2, 2)):
+        graphdef, state = nnx.split(SelectiveActivation(4, groups=groups, rngs=nnx.Rngs(0)))
+        stacked = nnx.merge(graphdef, jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), state))
+        message = rf"logits \[3, {rows}, 6\], expected \[{rows}, 6\]"
+        with pytest.raises(ValueError, match=message):
+            fix_choices(stacked)
+
+
+def test_where_fixes_the_layers_it_takes_and_leaves_the_others_selective():
+    model = nested()
+    model.train()
+    seen = {}
+
+    def where(path, layer):
+        seen[path] = layer
+        return path in ("blocks.1.act", "chain.layers.1")
+
+    fixed = fix_choices(model, where)
+    paths = ["blocks.0.act", "blocks.1.act", "chain.layers.1", "named.first.act"]
+    assert sorted(seen) == sorted(summarize(model)) == sorted(summarize(fixed)) == paths
+    before, after = (
+        {".".join(map(str, path)): layer for path, layer in nnx.iter_modules(m)}
+        for m in (model, fixed)
+    )
+    for path, layer in seen.items():
+        assert isinstance(layer, SelectiveActivation)
+        logits = before[path].logits
+        assert layer.logits.get_value() is logits.get_value()
+        if path in ("blocks.1.act", "chain.layers.1"):
+            assert after[path].table == FunctionTable(PAPER_POOL, np.argmax(logits[...], -1))
+        else:
+            assert after[path].logits.get_value() is logits.get_value()
+            assert after[path].logits is not logits
+            assert not after[path].deterministic
+
+
+def test_fixing_one_layer_after_the_other_keeps_the_bits():
+    model = mlp((8, 8, 8))
+    model.eval()
+    x = jax.random.normal(jax.random.key(5), (17, 4))
+    y = compiled(model, x)
+    partly = model
+    for index in (1, 0, 2):
+        partly = fix_choices(partly, lambda path, layer, i=index: path == f"activations.{i}")
+        np.testing.assert_array_equal(bits(compiled(partly, x)), bits(y))
+    assert nnx.split(partly)[0] == nnx.split(fix_choices(model))[0]
+
+
+def test_a_layer_left_selective_may_be_stacked():
+    model = mlp()
+    first, *_ = model.activations
+    first.logits.set_value(jnp.stack([first.logits[...]] * 3))
+    fixed = fix_choices(model, where=lambda path, layer: path == "activations.1")
+    assert fixed.activations[0].logits.shape == (3, 8, 6)
+
+
+def test_where_that_takes_no_layer_raises_naming_those_there_are():
+    with pytest.raises(
+        ValueError, match=r"^fix_choices: where takes none of the layers: .*activations\.0, .*\.1$"
+    ):
+        fix_choices(mlp(), where=lambda path, layer: path == "activation.0")
+    with pytest.raises(ValueError, match=r"where takes none of the layers: the model$"):
+        fix_choices(SelectiveActivation(4, rngs=nnx.Rngs(0)), where=lambda path, layer: False)
+    with pytest.raises(ValueError, match="Linear holds no SelectiveActivation"):
+        fix_choices(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), where=lambda path, layer: True)

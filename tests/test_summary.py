@@ -88,6 +88,17 @@ def test_every_layer_is_summarized_by_path_and_its_counts_sum_to_its_features():
     assert summarize(nnx.Linear(2, 2, rngs=nnx.Rngs(0))) == {}
 
 
+def test_groups_are_counted_by_neurons_and_their_logits_are_what_the_layer_holds():
+    act = SelectiveActivation(5, PAIR, groups=(0, 0, 0, 0, 1), rngs=nnx.Rngs(0))
+    act.logits[...] = jnp.asarray(from_probabilities([[0.4, 0.6], [0.9, 0.1]]))
+    found = summarize(act)[""]
+    assert (found["features"], found["counts"]) == (5, {"tanh": 1, "sin": 4})
+    assert found["shares"] == {"tanh": 0.2, "sin": 0.8}
+    assert found["max_probability"] == pytest.approx((4 * 0.6 + 0.9) / 5, rel=1e-5)
+    assert summarize(fix_choices(act))[""]["counts"] == found["counts"]
+    np.testing.assert_array_equal(selection_logits(act)[""], act.logits[...])
+
+
 def test_a_fixed_model_has_the_counts_of_the_selective_one_and_is_certain():
     model = selective_mlp()
     before, after = summarize(model), summarize(fix_choices(model))
