@@ -13,11 +13,14 @@
     fixed = fix_choices(model)                            # phase 2: the same weights, fixed choices
     ...                                                   # train on
 
+    model = select_activations(yours, x, rngs=nnx.Rngs(0))  # a model of yours made selective
+
 Read `pools`, `estimators`, `mixture` first: they are the method. `nnx` holds the parameters.
 For Flax Linen `from smartmixed_jax import linen` has the same layers and `fix_choices`.
 """
 
 from smartmixed_jax import estimators, one_exp
+from smartmixed_jax.conversion import label_parameters, release_choices, select_activations
 from smartmixed_jax.estimators import Selection
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.models import MLP
@@ -41,9 +44,12 @@ __all__ = [
     "apply_choices",
     "estimators",
     "fix_choices",
+    "label_parameters",
     "leaky_relu",
     "mix",
     "one_exp",
+    "release_choices",
+    "select_activations",
     "summarize",
     "switch_report",
 ]

@@ -145,7 +145,7 @@ FOLDER = Path(smartmixed_jax.__file__).parent
 MODULES = sorted(module.name for module in pkgutil.iter_modules([str(FOLDER)]))
 ORDER = (
     *("pools", "estimators", "one_exp", "mixture", "table", "layer"),
-    *("nnx", "linen", "models", "summary"),
+    *("nnx", "linen", "conversion", "models", "summary"),
 )
 """A module imports only modules before it."""
 
@@ -191,5 +191,5 @@ def test_docstring_examples_run(name):
     module = importlib.import_module(f"smartmixed_jax.{name}")
     result = doctest.testmod(module)
     assert result.failed == 0
-    if name != "layer":
+    if name in ORDER and name != "layer":
         assert result.attempted > 0

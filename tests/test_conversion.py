@@ -1,0 +1,756 @@
+"""select_activations, release_choices and label_parameters."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+
+from smartmixed_jax import (
+    MLP,
+    PAPER_POOL,
+    REGRESSION_POOL,
+    ActivationPool,
+    FunctionTable,
+    MixedActivation,
+    SelectionLogits,
+    SelectiveActivation,
+    estimators,
+    fix_choices,
+    label_parameters,
+    leaky_relu,
+    release_choices,
+    select_activations,
+    summarize,
+)
+from smartmixed_jax.conversion import HIDDEN_ACTIVATIONS
+from smartmixed_jax.models import uniform
+
+pytestmark = pytest.mark.usefixtures("strict")
+
+
+def constant(value):
+    return lambda x: jnp.full_like(x, value)
+
+
+LABELS = ActivationPool({str(k): constant(float(k)) for k in range(6)})
+"""Function k is the constant k: the output of a layer is its choices."""
+
+X = jnp.linspace(-2, 2, 12).reshape(3, 4)
+
+
+def my_function(x):
+    return x * jnp.cos(x)
+
+
+class Held(nnx.Module):
+    """A function in every place that a model may hold one; all of them are called."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 8, rngs=rngs)
+        self.attribute = nnx.relu
+        self.partial = functools.partial(nnx.gelu, approximate=True)
+        self.jitted = jax.jit(jax.nn.silu)
+        self.sloped = leaky_relu(0.3)
+        self.pair = (nnx.relu, (3, jnp.tanh))
+        self.listed = nnx.List([nnx.Linear(8, 5, rngs=rngs), nnx.elu])
+        self.named = nnx.Dict(f=nnx.selu)
+        self.chain = nnx.Sequential(nnx.Linear(5, 6, rngs=rngs), nnx.softplus, nnx.sigmoid)
+        self.own = my_function
+
+    def __call__(self, x):
+        x = self.sloped(self.jitted(self.partial(self.attribute(self.linear(x)))))
+        x = self.pair[1][1](self.pair[0](x))
+        linear, activation = self.listed
+        return self.chain(self.own(self.named["f"](activation(linear(x)))))
+
+
+WIDTHS = {
+    "attribute": 8,
+    "chain.layers.1": 6,
+    "jitted": 8,
+    "listed.1": 5,
+    "named.f": 5,
+    "pair.0": 8,
+    "pair.1.1": 8,
+    "partial": 8,
+    "sloped": 8,
+}
+
+
+def silently(model, *inputs, seed=1, **options):
+    return select_activations(model, *inputs, rngs=nnx.Rngs(seed), report=None, **options)
+
+
+def widths(model):
+    return {path: layer["features"] for path, layer in summarize(model).items()}
+
+
+def selective_layers(model):
+    return [layer for _, layer in nnx.iter_modules(model) if isinstance(layer, SelectiveActivation)]
+
+
+def decided(model, seed=0):
+    """The model with random logits, so that its neurons choose differently."""
+    for index, layer in enumerate(selective_layers(model)):
+        key = jax.random.key(100 * seed + index)
+        layer.logits[...] = jax.random.normal(key, layer.logits.shape)
+    return model
+
+
+def compiled(model, x):
+    graphdef, state = nnx.split(model)
+    return np.asarray(jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state, x))
+
+
+def assert_same_bits(a, b):
+    np.testing.assert_array_equal(a.view(np.int32), b.view(np.int32))
+
+
+# --- select_activations: what is replaced -------------------------------------------------
+
+
+def test_functions_are_found_wherever_they_are_held():
+    assert widths(silently(Held(rngs=nnx.Rngs(0)), X)) == WIDTHS
+
+
+def test_the_report_has_a_line_for_each_function_replaced_or_left_alone():
+    lines = []
+    select_activations(Held(rngs=nnx.Rngs(0)), X, rngs=nnx.Rngs(1), report=lines.append)
+    names = {
+        "attribute": "relu",
+        "chain.layers.1": "softplus",
+        "jitted": "silu",
+        "listed.1": "elu",
+        "named.f": "selu",
+        "pair.0": "relu",
+        "pair.1.1": "tanh",
+        "partial": "gelu",
+        "sloped": "leaky_relu(slope=0.3)",
+    }
+    replaced = {
+        path: f"{path}: {name}, now selective, {WIDTHS[path]} neurons on axis -1"
+        for path, name in names.items()
+    }
+    ask = "name it in functions to replace it"
+    left = {
+        "chain.layers.2": f"chain.layers.2: sigmoid left alone: a gate or an output, {ask}",
+        "own": f"own: my_function left alone: unknown, {ask}",
+    }
+    assert lines == [line for _, line in sorted({**replaced, **left}.items())]
+
+
+def test_the_report_is_printed_by_default(capsys):
+    model = nnx.Sequential(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), nnx.relu)
+    select_activations(model, X, rngs=nnx.Rngs(1))
+    assert capsys.readouterr().out == "layers.1: relu, now selective, 3 neurons on axis -1\n"
+    silently(model, X)
+    assert capsys.readouterr().out == ""
+
+
+def test_functions_named_by_the_user_are_replaced_too_and_only_those():
+    model = Held(rngs=nnx.Rngs(0))
+    everything = silently(model, X, functions=(*HIDDEN_ACTIVATIONS, my_function, nnx.sigmoid))
+    assert widths(everything) == {**WIDTHS, "own": 5, "chain.layers.2": 6}
+    assert widths(silently(model, X, functions=[my_function])) == {"own": 5}
+
+
+def test_where_excludes_and_the_others_stay_the_functions_they_were():
+    lines = []
+    model = select_activations(
+        Held(rngs=nnx.Rngs(0)),
+        X,
+        where=lambda path, function: path == "partial" or function is nnx.selu,
+        rngs=nnx.Rngs(1),
+        report=lines.append,
+    )
+    assert widths(model) == {"named.f": 5, "partial": 8}
+    assert model.attribute is nnx.relu
+    assert model.pair == (nnx.relu, (3, jnp.tanh))
+    assert "attribute: relu left alone: excluded by where" in lines
+
+
+@pytest.mark.parametrize(
+    ("cell", "draws"),
+    [(nnx.LSTMCell, 2), (nnx.OptimizedLSTMCell, 2), (nnx.GRUCell, 1), (nnx.SimpleCell, 1)],
+)
+def test_the_activation_of_a_recurrent_cell_is_replaced_and_its_gates_are_not(cell, draws):
+    lines = []
+    rnn = nnx.RNN(cell(4, 7, rngs=nnx.Rngs(0)))
+    model = select_activations(rnn, X[:, None], rngs=nnx.Rngs(1), report=lines.append)
+    assert widths(model) == {"cell.activation_fn": 7}
+    assert lines[0] == "cell.activation_fn: tanh, now selective, 7 neurons on axis -1"
+    gates = [line for line in lines[1:] if line.startswith("cell.gate_fn: sigmoid left alone")]
+    assert (len(gates), len(lines)) == ((0, 1) if cell is nnx.SimpleCell else (1, 2))
+    counter = model.cell.activation_fn.rngs.count
+    before = int(counter[...])
+    model(jnp.ones((2, 3, 4)))
+    assert int(counter[...]) - before == 3 * draws
+
+
+def test_a_function_passed_as_an_argument_is_found_where_it_is_stored():
+    class Block(nnx.Module):
+        def __init__(self, *, activation, rngs):
+            self.linear, self.activation = nnx.Linear(4, 4, rngs=rngs), activation
+
+        def __call__(self, x):
+            return self.activation(self.linear(x))
+
+    rngs = nnx.Rngs(0)
+    model = nnx.Sequential(*(Block(activation=nnx.relu, rngs=rngs) for _ in range(11)))
+    found = widths(silently(model, X))
+    assert found == {f"layers.{i}.activation": 4 for i in range(11)}
+
+
+def test_one_attribute_called_twice_is_one_layer_and_two_attributes_are_two():
+    class Twice(nnx.Module):
+        def __init__(self, *, rngs):
+            self.first, self.second = (nnx.Linear(4, 4, rngs=rngs) for _ in range(2))
+            self.act = nnx.relu
+            self.other = nnx.relu
+
+        def __call__(self, x):
+            return self.other(self.act(self.second(self.act(self.first(x)))))
+
+    model = silently(Twice(rngs=nnx.Rngs(0)), X)
+    assert widths(model) == {"act": 4, "other": 4}
+
+
+@pytest.mark.graph_mode("a module has one place only")
+def test_a_module_at_two_places_keeps_being_one():
+    rngs = nnx.Rngs(0)
+    block = nnx.Sequential(nnx.Linear(4, 4, rngs=rngs), nnx.relu)
+    model = silently(nnx.Sequential(block, block, nnx.relu), X)
+    assert model.layers[0] is model.layers[1]
+    assert widths(model) == {"layers.0.layers.1": 4, "layers.2": 4}
+
+
+def test_a_partly_selective_model_is_converted_further_with_other_options():
+    model = silently(Held(rngs=nnx.Rngs(0)), X, where=lambda path, _: path == "attribute")
+    layer = decided(model).attribute
+    both = silently(
+        model, X, pool=REGRESSION_POOL, where=lambda path, _: path == "partial", groups=2
+    )
+    assert widths(both) == {"attribute": 8, "partial": 8}
+    np.testing.assert_array_equal(both.attribute.logits[...], layer.logits[...])
+    assert both.partial.pool == REGRESSION_POOL
+    assert both.partial.logits.shape == (2, 8)
+
+
+# --- select_activations: the layers -------------------------------------------------------
+
+
+def test_options_reach_every_layer():
+    model = silently(
+        Held(rngs=nnx.Rngs(0)),
+        X,
+        pool=REGRESSION_POOL,
+        estimator=estimators.reinmax,
+        temperature=2.0,
+        groups=1,
+        keep_rngs=False,
+    )
+    for layer in selective_layers(model):
+        assert layer.logits.shape == (1, 8)
+        assert layer.estimator is estimators.reinmax
+        assert float(layer.temperature) == 2.0
+        assert layer.rngs is None
+
+
+def test_the_width_is_that_of_the_axis():
+    class Channels(nnx.Module):
+        def __init__(self):
+            self.act = nnx.relu
+
+        def __call__(self, x):
+            return self.act(x)
+
+    x = jnp.ones((2, 3, 5, 7))
+    for axis, width in ((1, 3), (2, 5), (-1, 7)):
+        layer = silently(Channels(), x, axis=axis).act
+        assert (layer.axis, layer.features) == (axis, width)
+    with pytest.raises(ValueError, match=r"act: axis 4 is out of range for x\[2, 3, 5, 7\]"):
+        silently(Channels(), x, axis=4)
+
+
+def test_each_layer_has_its_own_initial_logits_and_its_own_noise():
+    """Also two layers of one width; and they repeat with the seed."""
+    model = nnx.Sequential(nnx.relu, nnx.relu, nnx.relu)
+    x = jnp.zeros((1, 400))
+    first, again, other = (silently(model, x, seed=s, pool=LABELS) for s in (1, 1, 2))
+    layers = [*selective_layers(first), *selective_layers(other)]
+    starts = [np.argmax(layer.logits[...], -1) for layer in layers]
+    draws = [np.asarray(layer(x)[0]) for _ in range(2) for layer in layers]
+    for rows in (starts, draws):
+        agreement = (np.stack(rows)[:, None] == np.stack(rows)[None]).mean(-1)
+        np.fill_diagonal(agreement, 0)
+        assert agreement.max() < 0.3
+    for layer, start in zip(selective_layers(again), starts, strict=False):
+        np.testing.assert_array_equal(np.argmax(layer.logits[...], -1), start)
+
+
+# --- select_activations: the models -------------------------------------------------------
+
+
+class WithState(nnx.Module):
+    """Batch statistics, dropout with its own rngs, a function called with ints and one unused."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 6, use_bias=False, rngs=rngs)
+        self.norm = nnx.BatchNorm(6, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.act = nnx.relu
+        self.unused = nnx.relu
+
+    def __call__(self, x):
+        return self.dropout(self.act(self.norm(self.linear(x))))
+
+
+def test_the_input_model_stays_intact_and_shares_its_arrays():
+    model = WithState(rngs=nnx.Rngs(0))
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngKey))))
+    graphdef = nnx.graphdef(model)
+    result = silently(model, X)
+    after = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngKey)))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert nnx.graphdef(model) == graphdef
+    assert model.act is nnx.relu
+    assert result.linear.kernel.get_value() is model.linear.kernel.get_value()
+    assert result.norm.mean.get_value() is model.norm.mean.get_value()
+    np.testing.assert_array_equal(result.dropout.rngs.count[...], model.dropout.rngs.count[...])
+    result.linear.kernel[...] = jnp.zeros((4, 6))
+    assert np.abs(model.linear.kernel[...]).max() > 0
+
+
+def test_a_function_that_the_example_does_not_reach_is_left_alone():
+    lines = []
+    model = select_activations(
+        WithState(rngs=nnx.Rngs(0)), X, rngs=nnx.Rngs(1), report=lines.append
+    )
+    assert model.unused is nnx.relu
+    assert lines[-1] == "unused: relu left alone: not called with the example inputs"
+
+
+def test_a_function_called_with_more_than_x_is_left_alone():
+    class Glued(nnx.Module):
+        def __init__(self):
+            self.act, self.gelu = nnx.relu, nnx.gelu
+
+        def __call__(self, x):
+            return self.gelu(self.act(x), approximate=True)
+
+    lines = []
+    select_activations(Glued(), X, rngs=nnx.Rngs(1), report=lines.append)
+    assert lines[-1] == "gelu: gelu left alone: not called as f(x) with one array"
+
+
+def test_inputs_may_be_shapes_flags_trees_and_rngs():
+    class Asking(nnx.Module):
+        def __init__(self):
+            self.act = nnx.relu
+
+        def __call__(self, batch, flag, rngs):
+            assert flag is True
+            return self.act(batch["x"]) + rngs.noise.normal(batch["x"].shape)
+
+    rngs = nnx.Rngs(noise=0)
+    x = jax.ShapeDtypeStruct((3, 4), jnp.float32)
+    assert widths(silently(Asking(), {"x": x}, True, rngs)) == {"act": 4}
+    assert int(rngs.noise.count[...]) == 0
+
+
+def test_call_runs_models_that_are_called_otherwise():
+    class Encoder(nnx.Module):
+        def __init__(self):
+            self.act = nnx.relu
+
+        def encode(self, x, *, train):
+            return self.act(x) if train else x
+
+    model = silently(Encoder(), X, call=lambda model, x: model.encode(x, train=True))
+    assert widths(model) == {"act": 4}
+
+
+# --- select_activations: errors -----------------------------------------------------------
+
+
+def test_a_model_without_attributes_raises_naming_the_pattern():
+    class Inline(nnx.Module):
+        def __call__(self, x):
+            return nnx.relu(x)
+
+    with pytest.raises(ValueError, match="Inline holds no activation function") as error:
+        silently(Inline(), X)
+    lines = str(error.value).splitlines()
+    assert [line.split("  ")[-1].strip() for line in lines[1:]] == [
+        "+ self.act = nnx.relu",
+        "- x = nnx.relu(x)",
+        "+ x = self.act(x)",
+    ]
+
+
+def test_nothing_replaceable_raises_naming_what_was_left_alone():
+    model = nnx.Sequential(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), nnx.sigmoid)
+    with pytest.raises(ValueError, match=r"layers\.1: sigmoid left alone: a gate or an output"):
+        silently(model, X)
+
+
+def test_two_widths_at_one_place_raise_naming_both():
+    class Wide(nnx.Module):
+        def __init__(self, *, rngs):
+            self.linear = nnx.Linear(4, 9, rngs=rngs)
+            self.act = nnx.relu
+
+        def __call__(self, x):
+            return self.act(self.linear(self.act(x)))
+
+    message = r"act is called at different widths on axis -1: 4 \(x\[3, 4\]\) and 9 \(x\[3, 9\]\)"
+    with pytest.raises(ValueError, match=message):
+        silently(Wide(rngs=nnx.Rngs(0)), X)
+
+
+def test_layers_stacked_by_vmap_raise_at_the_conversion():
+    class Block(nnx.Module):
+        def __init__(self, rngs):
+            self.linear, self.act = nnx.Linear(4, 4, rngs=rngs), nnx.relu
+
+        def __call__(self, x):
+            return self.act(self.linear(x))
+
+    class Deep(nnx.Module):
+        def __init__(self):
+            make = nnx.vmap(Block, in_axes=0, out_axes=0)
+            self.blocks = make(nnx.Rngs(0).split(3))
+
+        def __call__(self, x):
+            step = nnx.scan(
+                lambda x, block: (block(x), None), in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0)
+            )
+            return step(x, self.blocks)[0]
+
+    assert Deep()(X).shape == (3, 4)
+    with pytest.raises(ValueError, match=r"converted Deep does not run .* stacked by nnx\.vmap"):
+        silently(Deep(), X)
+
+
+def test_something_that_is_no_module_raises():
+    with pytest.raises(TypeError, match=r"model must be an nnx\.Module, got"):
+        silently(jnp.tanh, X)
+
+
+# --- training -----------------------------------------------------------------------------
+
+
+def assert_all_moved(before, after):
+    moved = jax.tree.map(lambda old, new: np.abs(old - new).max(), before, after)
+    assert min(jax.tree.leaves(moved)) > 1e-6
+
+
+@pytest.mark.graph_mode("nnx.grad takes no model that holds rngs")
+def test_the_converted_model_trains_in_an_unchanged_loop_and_is_fixed_bit_for_bit():
+    model = silently(WithState(rngs=nnx.Rngs(0)), X)
+    optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer, x):
+        value, gradients = nnx.value_and_grad(lambda model: jnp.mean((model(x) - 0.7) ** 2))(model)
+        optimizer.update(model, gradients)
+        return value
+
+    before = jax.tree.map(np.asarray, nnx.state(model, nnx.Param))
+    values = [step(model, optimizer, X) for _ in range(30)]
+    assert_all_moved(before, nnx.state(model, nnx.Param))
+    assert np.mean(values[-10:]) < np.mean(values[:10])
+    model.eval()
+    decided(model)
+    assert_same_bits(compiled(fix_choices(model), X), compiled(model, X))
+
+
+def test_in_either_mode_a_loop_over_split_parameters_trains_it_with_fresh_noise():
+    """What the docstring names for tree mode."""
+    model = silently(Held(rngs=nnx.Rngs(0)), X)
+    optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer, x):
+        graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+        def loss(params):
+            model = nnx.merge(graphdef, params, rest, copy=True)
+            value = jnp.mean((model(x) - 0.7) ** 2)
+            return value, nnx.state(model, nnx.Not(nnx.Param))
+
+        (value, rest), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        nnx.update(model, rest)
+        optimizer.update(model, gradients)
+        return value
+
+    before = jax.tree.map(np.asarray, nnx.state(model, nnx.Param))
+    counter = model.attribute.rngs.count
+    start = int(counter[...])
+    for _ in range(3):
+        step(model, optimizer, X)
+    assert int(counter[...]) == start + 3
+    assert_all_moved(before, nnx.state(model, nnx.Param))
+
+
+def test_without_noise_it_trains_in_an_unchanged_loop_in_either_mode():
+    options = {"estimator": estimators.straight_through, "keep_rngs": False}
+    model = silently(Held(rngs=nnx.Rngs(0)), X, **options)
+    optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+    before = jax.tree.map(np.asarray, nnx.state(model, nnx.Param))
+    gradients = nnx.grad(lambda model: jnp.mean((model(X) - 0.7) ** 2))(model)
+    optimizer.update(model, nnx.state(gradients, nnx.Param))
+    assert_all_moved(before, nnx.state(model, nnx.Param))
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_converted_model_with_containers_is_fixed_bit_for_bit(jit):
+    model = decided(silently(Held(rngs=nnx.Rngs(0)), X))
+    model.eval()
+    fixed = fix_choices(model)
+    assert selective_layers(fixed) == []
+    call = nnx.jit(lambda model, x: model(x)) if jit else lambda model, x: model(x)
+    assert_same_bits(np.asarray(call(fixed, X)), np.asarray(call(model, X)))
+
+
+# --- release_choices ----------------------------------------------------------------------
+
+
+def fixed_mlp():
+    return fix_choices(decided(MLP(4, (8, 8), 2, rngs=nnx.Rngs(0))))
+
+
+@pytest.mark.parametrize("probability", [0.2, 0.9, 0.999])
+def test_released_layers_give_their_choices_the_probability(probability):
+    fixed = fixed_mlp()
+    model = release_choices(fixed, probability=probability, rngs=nnx.Rngs(1))
+    for layer, before in zip(model.activations, fixed.activations, strict=True):
+        pi = np.asarray(jax.nn.softmax(layer.logits[...]))
+        choices = np.asarray(before.table.choices)
+        np.testing.assert_allclose(pi[np.arange(8), choices], probability, rtol=1e-5)
+        others = np.delete(pi.ravel(), np.arange(8) * 6 + choices)
+        np.testing.assert_allclose(others, (1 - probability) / 5, rtol=1e-3)
+
+
+def test_releasing_is_the_way_back_bit_for_bit():
+    fixed = fixed_mlp()
+    model = release_choices(fixed, rngs=nnx.Rngs(1))
+    model.eval()
+    assert_same_bits(compiled(model, X), compiled(fixed, X))
+    again = fix_choices(model)
+    assert [a.table for a in again.activations] == [a.table for a in fixed.activations]
+
+
+def test_axis_dtype_and_pool_are_kept_and_options_passed_on():
+    table = FunctionTable(REGRESSION_POOL, [0, 3, 3])
+    fixed = MixedActivation(table, axis=1, dtype=jnp.bfloat16)
+    layer = release_choices(
+        fixed, rngs=nnx.Rngs(0), estimator=estimators.reinmax, temperature=3.0, keep_rngs=False
+    )
+    assert (layer.axis, layer.dtype, layer.pool) == (1, jnp.bfloat16, REGRESSION_POOL)
+    assert layer.estimator is estimators.reinmax
+    assert float(layer.temperature) == 3.0
+    assert layer.rngs is None
+    assert fix_choices(layer).table == table
+
+
+def test_released_groups_share_a_choice_and_must_have_shared_it():
+    fixed = MixedActivation(FunctionTable(PAPER_POOL, [2, 2, 5, 5]))
+    layer = release_choices(fixed, groups=2, rngs=nnx.Rngs(0))
+    assert layer.logits.shape == (2, 6)
+    assert fix_choices(layer).table == fixed.table
+    scattered = release_choices(
+        MixedActivation(FunctionTable(PAPER_POOL, [5, 2, 2, 5])),
+        groups=[1, 0, 0, 1],
+        rngs=nnx.Rngs(0),
+    )
+    assert fix_choices(scattered).table.choices == (5, 2, 2, 5)
+    with pytest.raises(ValueError, match="groups of the model hold neurons whose choices differ"):
+        release_choices(fixed, groups=1, rngs=nnx.Rngs(0))
+
+
+def test_where_releases_some_layers():
+    fixed = fixed_mlp()
+    model = release_choices(fixed, lambda path, _: path == "activations.1", rngs=nnx.Rngs(1))
+    kinds = [type(activation) for activation in model.activations]
+    assert kinds == [MixedActivation, SelectiveActivation]
+    with pytest.raises(ValueError, match=r"where takes none .* activations\.0, activations\.1"):
+        release_choices(fixed, lambda path, _: False, rngs=nnx.Rngs(1))
+
+
+def test_the_fixed_model_stays_intact_and_shares_its_arrays_with_the_released_one():
+    fixed = fixed_mlp()
+    before = jax.tree.map(np.asarray, nnx.state(fixed))
+    model = release_choices(fixed, rngs=nnx.Rngs(1))
+    assert model.layers[0].kernel.get_value() is fixed.layers[0].kernel.get_value()
+    model.layers[0].kernel[...] = jnp.zeros((4, 8))
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(fixed))
+    assert all(isinstance(activation, MixedActivation) for activation in fixed.activations)
+
+
+def test_released_layers_select_again_each_with_its_own_noise():
+    fixed = nnx.List([MixedActivation(FunctionTable(LABELS, [0] * 2000)) for _ in range(2)])
+    layers = release_choices(fixed, probability=0.5, rngs=nnx.Rngs(0))
+    x = jnp.zeros((1, 2000))
+    draws = np.stack([layer(x)[0] for _ in range(2) for layer in layers])
+    np.testing.assert_allclose((draws == 0).mean(-1), 0.5, atol=0.06)
+    agreement = (draws[:, None] == draws[None]).mean(-1)[np.triu_indices(4, 1)]
+    assert agreement.max() < 0.4
+
+
+def test_what_cannot_be_released_raises():
+    fixed = MixedActivation(FunctionTable(PAPER_POOL, [0]))
+    for probability in (1 / 6, 1.0, 0.0, float("nan")):
+        with pytest.raises(ValueError, match=r"probability must be in \(1/6, 1\) .* got"):
+            release_choices(fixed, probability=probability, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="MLP holds no MixedActivation"):
+        release_choices(MLP(4, (8,), 2, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
+
+
+@pytest.mark.graph_mode("a module has one place only")
+def test_a_fixed_layer_at_two_places_becomes_one_selective_layer():
+    layer = MixedActivation(FunctionTable(PAPER_POOL, [0, 1]))
+    model = release_choices(nnx.List([layer, layer]), rngs=nnx.Rngs(0))
+    assert model[0] is model[1]
+
+
+# --- label_parameters ---------------------------------------------------------------------
+
+
+class Confusable(nnx.Module):
+    """The user's own parameter `logits`, of the shape of selection logits."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 8, rngs=rngs)
+        self.act = SelectiveActivation(8, rngs=rngs, estimator=estimators.straight_through)
+        self.logits = nnx.Param(jnp.full((8, 6), 0.1))
+
+    def __call__(self, x):
+        return self.act(self.linear(x)) @ self.logits[...]
+
+
+@pytest.mark.parametrize("callable_labels", [False, True])
+@pytest.mark.parametrize("rates", [(0.1, 0.0), (0.0, 0.1), (0.2, 0.1)])
+def test_logits_and_weights_move_with_their_own_rates_in_nnx(callable_labels, rates):
+    model = Confusable(rngs=nnx.Rngs(0))
+    labels = label_parameters if callable_labels else label_parameters(nnx.state(model, nnx.Param))
+    by_label = {
+        "selection": optax.sgd(rates[0], momentum=0.9),
+        "weights": optax.sgd(rates[1], momentum=0.9),
+    }
+    optimizer = nnx.Optimizer(model, optax.multi_transform(by_label, labels), wrt=nnx.Param)
+
+    def loss(model):
+        return jnp.sum(model(X) ** 2)
+
+    before = jax.tree.map(np.asarray, nnx.state(model, nnx.Param))
+    gradients = nnx.grad(loss)(model)
+    expected = jax.tree.map(
+        lambda g: np.asarray(g).copy(), nnx.to_pure_dict(nnx.state(gradients, nnx.Param))
+    )
+    nnx.jit(lambda m, o, g: o.update(m, g))(model, optimizer, gradients)
+    moved = jax.tree.map(
+        lambda old, new: np.asarray(old - new),
+        nnx.to_pure_dict(before),
+        nnx.to_pure_dict(nnx.state(model, nnx.Param)),
+    )
+    for path, rate in (
+        (("act", "logits"), rates[0]),
+        (("linear", "kernel"), rates[1]),
+        (("logits",), rates[1]),
+    ):
+        delta, gradient = (functools.reduce(lambda d, k: d[k], path, t) for t in (moved, expected))
+        assert np.abs(gradient).max() > 1e-3
+        np.testing.assert_allclose(delta, rate * gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_labels_of_a_state_are_by_type_and_of_plain_trees_by_name():
+    model = Confusable(rngs=nnx.Rngs(0))
+    params = nnx.state(model, nnx.Param)
+    expected = {
+        "act": {"logits": "selection"},
+        "linear": {"bias": "weights", "kernel": "weights"},
+        "logits": "weights",
+    }
+    for tree in (params, nnx.as_pure(params), nnx.to_pure_dict(params)):
+        assert nnx.to_pure_dict(nnx.State(dict(label_parameters(tree)))) == expected
+    named = label_parameters(params, selection="a", weights="b")
+    assert (named["act"]["logits"], named["linear"]["bias"]) == ("a", "b")
+
+
+def test_a_state_knows_the_users_own_logits_even_when_they_are_alone():
+    class Lonely(nnx.Module):
+        def __init__(self):
+            self.logits = nnx.Param(jnp.zeros((8, 6)))
+
+    model = nnx.Dict(mine=Lonely(), act=SelectiveActivation(8, rngs=nnx.Rngs(0)))
+    labels = label_parameters(nnx.state(model, nnx.Param))
+    assert (labels["mine"]["logits"], labels["act"]["logits"]) == ("weights", "selection")
+    pure = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    labels = label_parameters(pure, where=lambda path, leaf: path != "mine.logits")
+    assert labels == {"mine": {"logits": "weights"}, "act": {"logits": "selection"}}
+
+
+def test_plain_logits_need_two_axes_and_no_siblings():
+    matrix, vector = jnp.zeros((8, 6)), jnp.zeros(8)
+    labels = label_parameters(
+        {
+            "act": {"logits": matrix},
+            "stacked": {"logits": matrix[None]},
+            "vector": {"logits": vector},
+            "head": {"logits": matrix, "bias": vector},
+            "logits": {"kernel": matrix},
+        }
+    )
+    assert labels == {
+        "act": {"logits": "selection"},
+        "stacked": {"logits": "selection"},
+        "vector": {"logits": "weights"},
+        "head": {"logits": "weights", "bias": "weights"},
+        "logits": {"kernel": "weights"},
+    }
+    assert label_parameters({"logits": matrix}) == {"logits": "selection"}
+    assert label_parameters({}) == {}
+
+
+@pytest.mark.parametrize("callable_labels", [False, True])
+def test_logits_and_weights_move_with_their_own_rates_in_linen(callable_labels):
+    """The parameters of a Linen model whose activation has one parameter, `logits`."""
+
+    class Act(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            logits = self.param("logits", nnx.initializers.zeros, (x.shape[-1], 6))
+            selection = estimators.soft_mixture(logits, None, 1.0)
+            return jnp.einsum("bn,nk->bn", x, selection.weights**2)
+
+    module = linen.Sequential([linen.Dense(8), Act(), linen.Dense(2)])
+    params = module.init(jax.random.key(0), X)["params"]
+    gradients = jax.tree.map(jnp.ones_like, params)
+    labels = label_parameters if callable_labels else label_parameters(params)
+    optimizer = optax.multi_transform(
+        {"selection": optax.sgd(0.5), "weights": optax.sgd(0.25)}, labels
+    )
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    flat = jax.tree_util.tree_leaves_with_path(updates)
+    rates = {path[-1].key: set(np.unique(-update)) for path, update in flat}
+    assert rates == {"kernel": {0.25}, "bias": {0.25}, "logits": {0.5}}
+
+
+def test_labels_find_every_selective_layer_of_a_converted_model():
+    model = silently(Held(rngs=nnx.Rngs(0)), X)
+    params = nnx.state(model, nnx.Param)
+    labels = jax.tree.leaves(label_parameters(params))
+    assert labels.count("selection") == len(WIDTHS)
+    assert labels.count("weights") == 6
+    assert len(jax.tree.leaves(nnx.state(model, SelectionLogits))) == len(WIDTHS)
+
+
+def test_a_uniform_network_of_the_library_is_left_to_its_own_factory():
+    """MLP holds uniform activations as functions: they are found like any others."""
+    model = MLP(4, (8, 6), 2, activation=uniform(jax.nn.relu), rngs=nnx.Rngs(0))
+    assert widths(silently(model, X)) == {"activations.0": 8, "activations.1": 6}
