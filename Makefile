@@ -2,6 +2,7 @@
 # make test           lint, types, docs and tests, NNX graph mode and tree mode
 # make docs           the documentation, in site/index.html
 # make test-versions  the tests on every Python 3.11 and 3.12 found
+# make notebooks      runs the notebooks and keeps their outputs, 2 minutes; name one by NOTEBOOK=
 # make clean          removes the environments; runs stay
 
 SHELL := /bin/bash
@@ -14,7 +15,7 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
 # The first interpreter that starts and is supported: a name on the path may be a broken shim.
 FOUND = $(firstword $(foreach p,$(CANDIDATES),$(shell $(p) -c "$(SUPPORTED)" 2>/dev/null && command -v $(p))))
 
-.PHONY: demo test lint types docs tests tests-tree test-versions clean
+.PHONY: demo test lint types docs tests tests-tree test-versions notebooks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m experiments.demo
@@ -39,8 +40,9 @@ tests: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 # Again in the mode that Flax announces as its future default; without the tests of pure functions
-# and of files, which know nothing of NNX.
-WITHOUT_NNX := config data docs estimators mixture one_exp plots pools table
+# and of files, which know nothing of NNX, and without the notebooks and the page of the
+# documentation, which show one mode.
+WITHOUT_NNX := config data docs estimators mixture notebooks one_exp plots pools table
 tests-tree: $(VENV)/.dev
 	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(BIN)/python -m pytest \
 	  $(WITHOUT_NNX:%=--ignore=tests/test_%.py)
@@ -55,6 +57,9 @@ test-versions:
 	  echo "Python $$version: $$python"; \
 	  $(MAKE) --no-print-directory VENV=.venv-$$version PYTHON=$$python tests tests-tree; \
 	done
+
+notebooks: $(VENV)/.dev
+	$(BIN)/python -m notebooks.execute $(NOTEBOOK)
 
 $(VENV)/.demo: requirements.txt pyproject.toml | $(BIN)/python
 	$(call install,-r requirements.txt -e .)

@@ -134,7 +134,9 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     table = rich.table.Table(*rows[0], box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for row in rows:
         table.add_row(*map(str, row.values()))
-    console = rich.console.Console(width=200, color_system=None, highlight=False, markup=False)
+    console = rich.console.Console(
+        width=200, color_system=None, highlight=False, markup=False, force_jupyter=False
+    )
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().rstrip().split("\n"))
