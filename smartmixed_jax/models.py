@@ -312,7 +312,7 @@ class Transformer(nnx.Module):
     def __call__(self, x: jax.Array, *, rngs: RngSource | None = None) -> jax.Array:
         """Tokens x int [B, T ≤ context] → logits of the next ones [B, T, V], float32."""
         mask = nnx.make_causal_mask(x)
-        x = self.tokens(x) + self.positions(jnp.arange(x.shape[-1]))
+        x = self.tokens(x) + self.positions(jnp.arange(x.shape[-1]))[None]
         layers = zip(self.attentions, self.ups, self.activations, self.downs, strict=True)
         for (attention, up, activation, down), (before, between) in zip(
             layers, _pairs(self.norms), strict=True

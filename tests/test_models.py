@@ -20,8 +20,12 @@ import smartmixed_jax
 from smartmixed_jax import (
     MLP,
     REGRESSION_POOL,
+    ConvNet,
     MixedActivation,
+    ResNet,
+    SelectionLogits,
     SelectiveActivation,
+    Transformer,
     estimators,
     fix_choices,
 )
@@ -142,6 +146,86 @@ def test_models_built_alike_have_equal_definitions():
 
 # --- the package --------------------------------------------------------------------------
 
+MODELS = {
+    "mlp": (lambda **own: MLP(4, (8, 8), 2, **own), X),
+    "conv": (lambda **own: ConvNet((8, 8, 1), 2, **own), jnp.ones((2, 8, 8, 1))),
+    "resnet": (lambda **own: ResNet(2, blocks=1, **own), jnp.ones((2, 8, 8, 3))),
+    "transformer": (
+        lambda **own: Transformer(5, 6, features=8, layers=2, heads=2, **own),
+        jnp.arange(12).reshape(2, 6) % 5,
+    ),
+}
+
+
+def parts(model, *types):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model, *types))]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_starts_from_the_same_weights_whatever_its_activation(name):
+    with jax.numpy_dtype_promotion("standard"):  # Flax's avg_pool divides by an integer
+        build, x = MODELS[name]
+        selective, mixed = build(rngs=nnx.Rngs(0)), build(rngs=nnx.Rngs(0))
+        plain = build(activation=uniform(jax.nn.gelu), rngs=nnx.Rngs(0))
+        _, _, weights, _ = nnx.split(selective, SelectionLogits, nnx.Param, ...)
+        assert all(map(np.array_equal, jax.tree.leaves(weights), parts(plain, nnx.Param)))
+        mixed.eval()
+        fixed = fix_choices(mixed)
+        np.testing.assert_array_equal(
+            *(jax.jit(lambda x, model=model: model(x))(x) for model in (mixed, fixed))
+        )
+        assert not np.array_equal(*(selective(x, rngs=nnx.Rngs(seed)) for seed in (1, 2)))
+        assert [layer.features for layer in selective.activations] == [
+            len(layer.table) for layer in fixed.activations
+        ]
+
+
+def test_resnet_20_is_the_published_one():
+    """19 convolutions and a linear layer; 0.27 million parameters (arXiv 1512.03385, table 6)."""
+    model = ResNet(10, activation=uniform(jax.nn.relu), rngs=nnx.Rngs(0))
+    assert len(model.convs) == len(model.activations) == 19
+    count = sum(leaf.size for leaf in parts(model, nnx.Param))
+    assert count == 269_722
+    assert model(jnp.ones((2, 32, 32, 3))).shape == (2, 10)
+
+
+def test_a_residual_block_adds_its_input():
+    """With all norms after second convolutions at 0 the blocks are their shortcuts."""
+    model = ResNet(5, blocks=1, widths=(3, 3, 6), activation=uniform(lambda x: x), rngs=nnx.Rngs(0))
+    for norm in model.norms[2::2]:
+        norm.scale[...] = jnp.zeros_like(norm.scale[...])
+    model.eval()
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    stem = model.norms[0](model.convs[0](x))
+    expected = model.last(jnp.pad(jnp.mean(stem[:, ::4, ::4], (1, 2)), ((0, 0), (0, 3))))
+    np.testing.assert_allclose(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_transformer_is_causal():
+    """Another token changes the outputs from its place on, and none before."""
+    build, x = MODELS["transformer"]
+    model = build(activation=uniform(jax.nn.gelu), rngs=nnx.Rngs(0))
+    one = model(x)
+    for place in range(6):
+        other = model(x.at[:, place].set((x[:, place] + 1) % 5))
+        changed = np.any(np.asarray(one != other), (0, 2))
+        assert not changed[:place].any()
+        assert changed[place:].all()
+
+
+def test_the_transformer_is_nanogpts_small_one():
+    model = Transformer(65, 64, activation=uniform(jax.nn.gelu), rngs=nnx.Rngs(0))
+    # nanoGPT reports 0.80M, without the 64 x 128 positions.
+    assert sum(leaf.size for leaf in parts(model, nnx.Param)) == 804_096
+    loss = -jax.nn.log_softmax(model(jnp.zeros((1, 64), jnp.int32)))
+    assert float(loss.mean()) == pytest.approx(np.log(65), rel=0.05)
+
+
+def test_an_image_that_is_too_small_is_refused():
+    with pytest.raises(ValueError, match=r"ConvNet: input_shape \(3, 8, 1\) cannot be halved 2 ti"):
+        ConvNet((3, 8, 1), 2, rngs=nnx.Rngs(0))
+
+
 FOLDER = Path(smartmixed_jax.__file__).parent
 MODULES = sorted(module.name for module in pkgutil.iter_modules([str(FOLDER)]))
 ORDER = (
@@ -191,7 +275,9 @@ def test_every_public_name_is_there_once_and_has_a_docstring():
 def test_every_docstring_example_runs(name):
     """Also those of methods, properties and compiled functions: as many as there are prompts."""
     module = importlib.import_module(f"smartmixed_jax.{name}".removesuffix(".__init__"))
-    result = doctest.testmod(module)
+    # Flax's avg_pool divides by an integer.
+    with jax.numpy_dtype_promotion("standard"):
+        result = doctest.testmod(module)
     prompts = re.findall(r"^ *>>> ", Path(module.__file__).read_text(), re.MULTILINE)
     assert (result.failed, result.attempted) == (0, len(prompts))
     assert prompts, f"{name} has no example"
