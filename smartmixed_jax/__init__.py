@@ -16,6 +16,7 @@
     model = select_activations(yours, x, rngs=nnx.Rngs(0))  # a model of yours made selective
 
 Read `pools`, `estimators`, `mixture` first: they are the method. `nnx` holds the parameters.
+For Flax Linen `from smartmixed_jax import linen` has the same layers and `fix_choices`.
 """
 
 from smartmixed_jax import estimators, one_exp

@@ -5,23 +5,30 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from smartmixed_jax import estimators
 from smartmixed_jax.estimators import (
     Estimator,
-    check_groups,
     check_temperature,
     gumbel_straight_through,
     repeat_to_neurons,
+)
+from smartmixed_jax.layer import (
+    Initializer,
+    argmax,
+    check_fixable,
+    check_options,
+    logits_shape,
+    one_random_entry,
+    promote,
+    table_of,
 )
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.pools import PAPER_POOL, ActivationPool
 from smartmixed_jax.table import FunctionTable
 
 RngSource = nnx.Rngs | nnx.RngStream
-Initializer = Callable[..., jax.Array]
 ModuleType = TypeVar("ModuleType", bound=nnx.Module)
 
 
@@ -31,16 +38,6 @@ class SelectionLogits(nnx.Param):
     As a filter it separates them from the weights; it must come first:
     `nnx.split(model, SelectionLogits, nnx.Param, ...)`.
     """
-
-
-def one_random_entry(value: float = 1e-3) -> Initializer:
-    """Initializer [N, K]: 0, and `value` at one random entry per row (the published one)."""
-
-    def init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
-        chosen = jax.random.randint(key, shape[:1], 0, shape[1])
-        return value * jax.nn.one_hot(chosen, shape[1], dtype=dtype)
-
-    return init
 
 
 class SelectiveActivation(nnx.Module):
@@ -96,19 +93,17 @@ class SelectiveActivation(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: RngSource,
     ) -> None:
-        if features < 1:
-            raise ValueError(f"SelectiveActivation: features must be at least 1, got {features}")
-        check_temperature("SelectiveActivation", temperature)
+        self.groups = check_options(features, temperature, groups)
         self.features = features
         self.pool = pool
         self.estimator = estimator
         self.temperature = jnp.asarray(temperature, jnp.float32)
         self.axis = axis
         self.deterministic = deterministic
-        self.groups = check_groups("SelectiveActivation", groups, features)
         self.dtype = dtype
         key = rngs.params() if isinstance(rngs, nnx.Rngs) else _stream(rngs)()
-        self.logits = SelectionLogits(logits_init(key, self._logits_shape(), param_dtype))
+        shape = logits_shape(features, pool, self.groups)
+        self.logits = SelectionLogits(logits_init(key, shape, param_dtype))
         self.rngs = _stream(rngs).fork() if keep_rngs else nnx.data(None)
 
     def __call__(
@@ -135,7 +130,7 @@ class SelectiveActivation(nnx.Module):
             ValueError: noise is needed and there are no rngs; N does not fit x; τ ≤ 0.
             TypeError: x is integer or complex; rngs is a bare key.
         """
-        x = _promote("SelectiveActivation", x, self.dtype)
+        x = promote("SelectiveActivation", x, self.dtype)
         logits = self.logits[...]
         if self.deterministic if deterministic is None else deterministic:
             selection = estimators.deterministic(logits)
@@ -149,10 +144,8 @@ class SelectiveActivation(nnx.Module):
 
     def fix(self) -> "MixedActivation":
         """The fixed layer with choices[n] = argmax_k logits[n, k], those of n's group."""
-        choices = np.asarray(jnp.argmax(self.logits[...], axis=-1))
-        if self.groups is not None:
-            choices = choices[np.asarray(self.groups)]
-        return MixedActivation(FunctionTable(self.pool, choices), axis=self.axis, dtype=self.dtype)
+        table = table_of(argmax(self.logits[...]), self.pool, self.groups)
+        return MixedActivation(table, axis=self.axis, dtype=self.dtype)
 
     def set_view(
         self,
@@ -168,10 +161,6 @@ class SelectiveActivation(nnx.Module):
             self.temperature = jnp.asarray(temperature, jnp.float32)
         if estimator is not None:
             self.estimator = estimator
-
-    def _logits_shape(self) -> tuple[int, int]:
-        rows = self.features if self.groups is None else 1 + max(self.groups)
-        return rows, len(self.pool)
 
 
 class MixedActivation(nnx.Module):
@@ -204,7 +193,7 @@ class MixedActivation(nnx.Module):
     ) -> jax.Array:
         """x [..., N] → [..., N]. The keywords of `SelectiveActivation` are taken and ignored."""
         del rngs, deterministic, temperature
-        x = _promote("MixedActivation", x, self.dtype)
+        x = promote("MixedActivation", x, self.dtype)
         return apply_choices(x, self.table.choices, self.table.pool, axis=self.axis)
 
 
@@ -245,14 +234,8 @@ def fix_choices(
         if where is not None and not where(".".join(map(str, path)), node):
             left.append(_name(path))
             return node
-        logits = node.logits[...]
-        if isinstance(logits, jax.core.Tracer):
-            raise ValueError(f"fix_choices: {_name(path)} is traced; call it outside jit")
-        if logits.shape != node._logits_shape():
-            raise ValueError(
-                f"fix_choices: {_name(path)} holds logits {list(logits.shape)}, expected "
-                f"{list(node._logits_shape())}; layers stacked by nnx.vmap cannot be fixed"
-            )
+        shape = logits_shape(node.features, node.pool, node.groups)
+        check_fixable(_name(path), node.logits[...], shape, "nnx.vmap")
         return fixed.setdefault(id(node), (node, node.fix()))[1]
 
     result = nnx.recursive_map(replace, nnx.clone(model))
@@ -279,10 +262,3 @@ def _stream(rngs: RngSource) -> nnx.RngStream:
         f"rngs must be nnx.Rngs or nnx.RngStream, got {type(rngs).__name__}; a bare key would give "
         "every layer the same noise: pass nnx.Rngs(selection=key)"
     )
-
-
-def _promote(where: str, x: jax.Array, dtype: Any) -> jax.Array:
-    # Integers are refused even if dtype would convert them: token ids here are a mistake.
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"{where}: x must be a real floating-point array, got {x.dtype}")
-    return x if dtype is None else x.astype(dtype)
