@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen, nnx
+from flax import linen as nn
+from flax import nnx
 
 from smartmixed_jax import (
     MLP,
@@ -22,6 +23,7 @@ from smartmixed_jax import (
     fix_choices,
     label_parameters,
     leaky_relu,
+    linen,
     release_choices,
     select_activations,
     summarize,
@@ -734,16 +736,8 @@ def test_plain_logits_need_two_axes_and_no_siblings():
 
 @pytest.mark.parametrize("callable_labels", [False, True])
 def test_logits_and_weights_move_with_their_own_rates_in_linen(callable_labels):
-    """The parameters of a Linen model whose activation has one parameter, `logits`."""
-
-    class Act(linen.Module):
-        @linen.compact
-        def __call__(self, x):
-            logits = self.param("logits", nnx.initializers.zeros, (x.shape[-1], 6))
-            selection = estimators.soft_mixture(logits, None, 1.0)
-            return jnp.einsum("bn,nk->bn", x, selection.weights**2)
-
-    module = linen.Sequential([linen.Dense(8), Act(), linen.Dense(2)])
+    act = linen.SelectiveActivation(8)
+    module = nn.Sequential([nn.Dense(8), act, nn.Dense(2)])
     params = module.init(jax.random.key(0), X)["params"]
     gradients = jax.tree.map(jnp.ones_like, params)
     labels = label_parameters if callable_labels else label_parameters(params)
