@@ -26,21 +26,36 @@ def load(folder: Path) -> tuple[Config, dict[str, Any]]:
 
 
 def test_score(config: Config, summary: dict[str, Any]) -> float:
-    """Of the last phase: test accuracy in %, or the normalised test error MSE / Var y."""
+    """Of the last phase: test accuracy in %, the normalised test error MSE / Var y of a function,
+    or the test loss of a text."""
     last = summary["phases"][-1]
+    if config.is_text:
+        return last["test_loss"]
     return last["test_normalized_error"] if config.is_regression else 100 * last["test_score"]
 
 
+def validation_error(config: Config, summary: dict[str, Any]) -> float:
+    """Of the last phase, lower is better: of the same kind as `test_score`."""
+    last = summary["phases"][-1]
+    if config.is_text:
+        return last["validation_loss"]
+    return last["validation_score"] if config.is_regression else -last["validation_score"]
+
+
 def format_score(config: Config, score: float) -> str:
+    if config.is_text:
+        return f"{score:.3f}"
     return f"{score:.2e}" if config.is_regression else f"{score:.2f} %"
 
 
 def describe(folder: Path) -> str:
     """One run: its phases, what the switch cost, and what each layer chose."""
     config, summary = load(folder)
-    widths = "-".join(map(str, config.widths))
+    network: str = config.network
+    if network == "mlp":
+        network = "hidden " + "-".join(map(str, config.widths))
     parts = [
-        f"{config.task}, {config.preset}, {config.method}, hidden {widths}, seed {config.seed} "
+        f"{config.task}, {config.preset}, {config.method}, {network}, seed {config.seed} "
         f"({summary['seconds']:.0f} s, {summary['environment']['device']})",
         _phase_table(config, summary),
     ]
@@ -63,6 +78,8 @@ def _phase_table(config: Config, summary: dict[str, Any]) -> str:
             row["outside"] = f"{phase['outside_normalized_error']:.2e}"
         else:
             row["validation accuracy"] = f"{100 * phase['validation_score']:.2f} %"
+            if config.is_text:
+                row["test loss"] = f"{phase['test_loss']:.4g}"
             row["test accuracy"] = f"{100 * phase['test_score']:.2f} %"
         rows.append(row)
     return format_table(rows) + ("\nerrors are MSE / Var y" if config.is_regression else "")
@@ -109,8 +126,7 @@ def compare(folders: Sequence[Path]) -> str:
     validation: dict[str, dict[int, float]] = {}
     for run, summary in runs:
         scores.setdefault(run.variant, {})[run.seed] = test_score(run, summary)
-        score = summary["phases"][-1]["validation_score"]
-        validation.setdefault(run.variant, {})[run.seed] = score if run.is_regression else -score
+        validation.setdefault(run.variant, {})[run.seed] = validation_error(run, summary)
     rows = [
         {"method": variant}
         | {f"seed {seed}": format_score(config, by_seed[seed]) for seed in seeds}
@@ -125,7 +141,11 @@ def compare(folders: Sequence[Path]) -> str:
             for method, seed in zip(best, seeds, strict=True)
         }
         rows.append({"method": "best uniform, by validation"} | chosen)
-    unit = "normalised test error, MSE / Var y" if config.is_regression else "test accuracy"
+    unit = "test accuracy"
+    if config.is_text:
+        unit = "test loss, nats per character"
+    elif config.is_regression:
+        unit = "normalised test error, MSE / Var y"
     return f"{config.task}: {unit}\n\n{format_table(rows)}"
 
 

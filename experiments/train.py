@@ -167,7 +167,7 @@ def run_epoch_by_steps(
     carry, steps = (state.params, state.opt_state), []
     for number in range(program.steps):
         drawn = [part[:, number] if several else part[number] for part in batches[1:]]
-        carry, sums = _one_step(program, carry, rest, train, Batch(batches.step[number], *drawn))
+        carry, sums = run_step(program, carry, rest, train, Batch(batches.step[number], *drawn))
         steps.append(sums)
     every = jax.tree.map(lambda *parts: jnp.stack(parts, int(several)), *steps)
     state = state._replace(params=carry[0], opt_state=carry[1])
@@ -217,9 +217,10 @@ def _data_axis(program: Program) -> int | None:
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _one_step(
+def run_step(
     program: Program, carry: Carry, rest: nnx.State, train: Split, batch: Batch
 ) -> tuple[Carry, Sums]:
+    """One compiled training step; the carry is donated."""
     one = functools.partial(_step, program)
     axes = (0, 0, _data_axis(program), Batch(None, 0, 0, 0))
     return _over_runs(program, one, *axes)(carry, rest, train, batch)

@@ -15,6 +15,7 @@ from experiments.benchmarks import (
     layer,
     memory,
     networks,
+    resnet,
     step,
     strategies,
 )
@@ -69,6 +70,13 @@ def test_step(tmp_path):
     assert {"relu", "selu", "gelu", "phase 1", "phase 2"} <= {
         row["variant"] for row in record["results"]
     }
+
+
+def test_resnet(tmp_path):
+    record = measured(resnet, tmp_path)
+    require_ratios(record, {"to relu", "to selu"})
+    names = [row["variant"] for row in record["results"]]
+    assert names == ["relu", "selu", "phase 1", "phase 2"]
 
 
 def test_memory(tmp_path, monkeypatch):

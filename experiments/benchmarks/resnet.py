@@ -1,0 +1,107 @@
+"""A training step of ResNet-20 on images of CIFAR-10's size, as `experiments.run` trains it.
+
+Batch 128, gradient descent with momentum, augmentation; the channels choose. Phase 1 draws new
+functions in every step and trains the logits; phase 2 has random fixed choices.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from experiments import networks, train
+from experiments.benchmarks import harness
+from experiments.benchmarks.harness import Row
+from experiments.config import Config, default_config
+from experiments.program import start_phase
+from experiments.tasks import Split, Task
+from experiments.train import Batch
+from smartmixed_jax import FunctionTable, SelectiveActivation
+
+STEPS = 10
+
+
+def measure(options: argparse.Namespace) -> list[Row]:
+    """Rows of the seconds per step of each network; ratios to uniform ReLU and SELU."""
+    size, batch, steps = (8, 4, 1) if options.smoke else (32, 128, STEPS)
+    task = _task(size, 4 * batch)
+    base = dataclasses.replace(default_config(task="cifar10"), batch_size=batch, steps_per_epoch=1)
+    uniform = {
+        name: dataclasses.replace(base, method=f"uniform:{name}") for name in ("relu", "selu")
+    }
+    variants = {name: _variant(config, task, 0, steps) for name, config in uniform.items()}
+    variants |= {
+        "phase 1": _variant(base, task, 0, steps),
+        "phase 2": _variant(dataclasses.replace(base, choices="random"), task, 1, steps),
+    }
+    times = harness.time_interleaved(variants, rounds=options.rounds, calls=1)
+    per_step = {name: seconds / steps for name, seconds in times.items()}
+    return harness.rows(per_step, ("relu", "selu"), image=[size, size, 3], batch=batch)
+
+
+def _task(size: int, count: int) -> Task:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
+    split = Split(jnp.asarray(images), jnp.asarray(rng.integers(0, 10, count, np.int32)))
+    splits = dict.fromkeys(("train", "validation"), split)
+    return Task(splits, (size, size, 3), 10, 255.0, (), "random images")
+
+
+def _variant(config: Config, task: Task, phase: int, steps: int) -> harness.Variant:
+    """Trains on, one call after the other: so many steps."""
+    model = networks.build_model(config, task)
+    if phase:
+        model = networks.switch(model, config, task)
+    if config.method == "two_phase":
+        fast, general = (_steps(own, config, task, phase, 1)(0) for own in (model, _general(model)))
+        harness.require_close(f"phase {phase + 1}", fast, general, 1e-3)
+    return _steps(model, config, task, phase, steps)
+
+
+def _general(model: networks.Network) -> networks.Network:
+    """The network with its functions evaluated one by one, to check the fast form against."""
+    model = nnx.clone(model)
+    layers: Any = model.activations
+    for layer in layers:
+        if isinstance(layer, SelectiveActivation):
+            layer.pool = layer.pool.with_form("general")
+        else:
+            pool = layer.table.pool.with_form("general")
+            layer.table = FunctionTable(pool, layer.table.choices)
+    return model
+
+
+def _steps(
+    model: networks.Network, config: Config, task: Task, phase: int, steps: int
+) -> harness.Variant:
+    program, state, rest = start_phase(model, config, task, phase)
+    data = task.splits["train"]
+    carry, number = (state.params, state.opt_state), 0
+
+    def variant(i: int) -> list[jax.Array]:
+        nonlocal carry, number
+        losses = []
+        for _ in range(steps):
+            draws = train.draw(program, [0], number, len(data.labels))
+            drawn = (draws.indices[0], draws.noise[0], draws.augmentation[0])
+            carry, sums = train.run_step(program, carry, rest, data, Batch(number, *drawn))
+            losses.append(sums.loss)
+            number += 1
+        return losses
+
+    return variant
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measures; returns the exit status."""
+    return harness.run(harness.parser("resnet", __doc__), measure, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
