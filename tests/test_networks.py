@@ -1,6 +1,8 @@
 """Convolutions, batch statistics and text in the one training loop; the optimiser's options."""
 
 import dataclasses
+import hashlib
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments import evaluation, networks, tasks, text, train
+from experiments import evaluation, group, networks, plots, report, run_folder, tasks, text, train
 from experiments.augment import MARGIN, shift_and_mirror
 from experiments.config import Config, default_config
 from experiments.data import DataError
@@ -21,6 +23,7 @@ from experiments.program import (
     start_phase,
     trained,
 )
+from experiments.run import run as train_whole
 from experiments.tasks import Split, Task
 from smartmixed_jax import SelectiveActivation, fix_choices
 
@@ -221,6 +224,43 @@ def test_controls_and_new_weights_keep_every_layers_place():
     assert not np.array_equal(model.convs[0].kernel[...], switched.convs[0].kernel[...])
 
 
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("network", ["resnet20", "transformer"])
+def test_a_run_leaves_its_report_and_figures_and_resumes_to_the_bit(tmp_path, monkeypatch, network):
+    monkeypatch.setattr(group, "load_task", lambda config: task_of(network))
+    config = config_of(network, steps_per_epoch=2, checkpoint_seconds=0.0)
+    whole, broken = (dataclasses.replace(config, run_dir=str(tmp_path / n)) for n in ("a", "b"))
+    train_whole(whole, show_progress=False)
+    append = run_folder.append_metrics
+
+    def interrupt(folder, row):
+        append(folder, row)
+        if row["epoch"] in (1, 3):
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(run_folder, "append_metrics", interrupt)
+            train_whole(broken, show_progress=False)
+        append(tmp_path / "b", {"epoch": -1})  # what the checkpoint does not know is dropped
+    train_whole(broken, show_progress=False)
+    rows = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in run_folder.read_metrics(f)]
+        for f in (tmp_path / "a", tmp_path / "b")
+    ]
+    assert rows[0] == rows[1]
+
+    described = report.describe(tmp_path / "a")
+    assert f"two_phase, {network}, seed 0" in described
+    compared = report.compare([tmp_path / "a"])
+    if network == "transformer":
+        assert "test loss, nats per character" in compared
+        loss = json.loads((tmp_path / "a" / "summary.json").read_text())["phases"][-1]["test_loss"]
+        assert f"{loss:.3f}" in compared
+    figures = plots.draw_figures(tmp_path / "a")
+    assert {"shares.png", "choice_map.png", "curves.png"} <= {path.name for path in figures}
+
+
 # Augmentation
 
 
@@ -360,8 +400,6 @@ PART = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nS
 @pytest.fixture
 def raw(tmp_path, monkeypatch):
     """The published file, cut short, and its checksum."""
-    import hashlib
-
     whole = PART * 20
     monkeypatch.setattr(text, "SHA256", hashlib.sha256(whole.encode()).hexdigest())
     (tmp_path / text.FILE).write_text(whole)

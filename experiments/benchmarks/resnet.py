@@ -82,7 +82,8 @@ def _steps(
 ) -> harness.Variant:
     program, state, rest = start_phase(model, config, task, phase)
     data = task.splits["train"]
-    carry, number = (state.params, state.opt_state), 0
+    # Copies: steps donate them, and the model is built into more than one variant.
+    carry, number = jax.tree.map(jnp.copy, (state.params, state.opt_state)), 0
 
     def variant(i: int) -> list[jax.Array]:
         nonlocal carry, number
