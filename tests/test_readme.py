@@ -1,12 +1,20 @@
 """What the README shows works as printed."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax import linen as nn
 from flax import nnx
+from users_models.attributes import CNN
+
+from smartmixed_jax import SelectiveActivation, fix_choices
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -40,6 +48,51 @@ def test_the_three_lines_make_a_model_selective():
     assert fixed.linear.kernel[...] is model.linear.kernel[...]
 
 
+def test_the_three_lines_make_a_linen_model_selective():
+    imports, field, call = (line for line in blocks()[1].splitlines() if line)
+    names: dict = {"Any": Any, "Callable": Callable, "nn": nn}
+    model = f"""
+{imports}
+
+class Model(nn.Module):
+    {field}
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(256)(x)
+        {call}
+        return x
+"""
+    exec(model, names)
+    net, x = names["Model"](), jnp.ones((3, 4))
+    variables = net.init(jax.random.key(0), x)
+    first, second = (
+        net.apply(variables, x, rngs={"selection": jax.random.key(seed)}) for seed in (0, 1)
+    )
+    assert not np.array_equal(first, second)
+    fixed, rest = names["linen"].fix_choices(net, variables)
+    assert "SelectiveActivation_0" not in rest["params"]
+    assert rest["params"]["Dense_0"]["kernel"] is variables["params"]["Dense_0"]["kernel"]
+    quiet = names["Model"](partial(names["linen"].SelectiveActivation, deterministic=True))
+    np.testing.assert_array_equal(jax.jit(quiet.apply)(variables, x), jax.jit(fixed.apply)(rest, x))
+
+
+@pytest.mark.graph_mode("layers that keep their rngs")
+def test_a_users_model_is_converted_fixed_in_part_and_released(capsys):
+    names: dict = {
+        "model": CNN(rngs=nnx.Rngs(0)),
+        "images": jnp.ones((2, 28, 28, 1)),
+        "nnx": nnx,
+        "fix_choices": fix_choices,
+    }
+    exec(blocks()[3], names)
+    assert "act1" in capsys.readouterr().out
+    assert set(jax.tree.leaves(names["labels"])) == {"weights", "selection"}
+    kinds = [type(getattr(names["part"], f"act{i}")).__name__ for i in (1, 2, 3)]
+    assert kinds == ["MixedActivation", "SelectiveActivation", "SelectiveActivation"]
+    assert type(names["back"].act1) is SelectiveActivation
+
+
 def test_the_plain_functions_agree():
     logits = jax.random.normal(jax.random.key(0), (5, 6))
     selected: dict = {
@@ -48,7 +101,7 @@ def test_the_plain_functions_agree():
         "temperature": 0.5,
         "x": jnp.linspace(-2, 2, 15).reshape(3, 5),
     }
-    *phase_1, last = blocks()[1].strip().splitlines()
+    *phase_1, last = blocks()[2].strip().splitlines()
     exec("\n".join(phase_1), selected)
     first = selected["y"]
     selected["choices"] = np.asarray(selected["selection"].choices)
