@@ -119,7 +119,16 @@ def build(folder: Path = ROOT / ".docs", site: Path = ROOT / "site") -> None:
     config = folder / "mkdocs.yml"
     config.write_text("\n".join([(ROOT / "docs/mkdocs.yml").read_text() + "nav:", *nav, ""]))
     command = [str(Path(sys.executable).parent / "zensical"), "build", "--strict", "--clean"]
-    subprocess.run([*command, "--config-file", str(config)], check=True)
+    built = subprocess.run(
+        [*command, "--config-file", str(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    print(built.stdout, end="")
+    # Strict mode does not look at what Griffe, which reads the docstrings, complains of.
+    if built.returncode or "griffe:" in built.stdout:
+        raise SystemExit("the documentation does not build without warnings")
     if missing := broken_links(folder / "site"):
         raise SystemExit("\n".join(missing))
     shutil.rmtree(site, ignore_errors=True)

@@ -246,7 +246,8 @@ class Transformer(nnx.Module):
         vocabulary: V, the number of tokens.
         context: the longest input.
         features: width of the residual stream.
-        layers, heads: blocks, and attention heads in each.
+        layers: blocks.
+        heads: of the attention in each block.
         expansion: hidden units of a block's MLP, in units of `features`.
         activation: as in `MLP`; called with the hidden units of each block.
         dtype: of the computation; None keeps float32. The outputs are always float32.
