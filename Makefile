@@ -36,15 +36,19 @@ docs: $(VENV)/.dev
 tests tests-tree: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(VENV)/jax-cache
 tests tests-tree: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0.05
 
+# Two at a time, because compiling keeps one core busy; more, on many cores, by WORKERS=.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
 tests: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # Again in the mode that Flax announces as its future default; without the tests of pure functions
 # and of files, which know nothing of NNX, and without the notebooks and the page of the
 # documentation, which show one mode.
-WITHOUT_NNX := config data docs estimators mixture notebooks one_exp plots pools table
+WITHOUT_NNX := config data docs estimators linen mixture notebooks one_exp plots pools table
 tests-tree: $(VENV)/.dev
-	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(BIN)/python -m pytest \
+	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(PYTEST) \
 	  $(WITHOUT_NNX:%=--ignore=tests/test_%.py)
 
 test-versions:

@@ -56,8 +56,8 @@ class Config:
     """Where the defaults come from: the paper's code with its faults (published), the paper's
     abstract (described), or ours (recommended). See README."""
     task: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, tiny_shakespeare, or function:NAME, NAME from
-    experiments/targets.py."""
+    """What is learned: digits, mnist, fashion_mnist, cifar10, tiny_shakespeare, or function:NAME,
+    NAME from experiments/targets.py."""
     method: str = "two_phase"
     """two_phase, or uniform:NAME: one function of the pool for every neuron, one phase of
     selective_epochs + mixed_epochs."""

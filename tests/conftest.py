@@ -3,7 +3,11 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # no test writes to the user's cache
+if folder := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    # One per worker: an entry that another process is writing would be read in part.
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(folder, worker)
+else:  # no test writes to the user's cache
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import jax
