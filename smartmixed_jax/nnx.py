@@ -63,7 +63,8 @@ class SelectiveActivation(nnx.Module):
         deterministic: argmax of the logits, no noise; `model.eval()` and `model.train()` set it.
         logits_init: initializer of the logits [N, K].
         keep_rngs: hold a stream forked from `rngs` (its `selection` stream, or the default one)
-            for models that call `act(x)` and pass nothing. Graph mode only.
+            for models that call `act(x)` and pass nothing. In tree mode `nnx.grad` refuses such a
+            model: differentiate its split parameters.
         groups: neurons that share one choice: an int G splits the N neurons into G equal
             contiguous blocks (1: one choice for the layer), N ints in [0, G) name each neuron's
             group; None: every neuron chooses for itself.
