@@ -43,7 +43,6 @@ PRESET_NAMES = get_args(Preset)
 Control = Literal["learned", "shuffled", "random", "majority"]
 CONTROLS = get_args(Control)
 Network = Literal["mlp", "conv", "resnet20", "transformer"]
-NETWORKS = get_args(Network)
 Dtype = Literal["float32", "bfloat16"]
 DTYPES = get_args(Dtype)
 
@@ -190,14 +189,14 @@ def _validate(config: Config) -> None:
     tasks = IMAGE_TASKS + TEXT_TASKS
     known = config.task in tasks or config.is_regression
     require(known, "task", f"one of {', '.join(tasks)}, function:NAME")
+    is_image = config.task in IMAGE_TASKS
     fitting = ["mlp"]
     if config.is_text:
         fitting = ["transformer"]
-    elif config.task in IMAGE_TASKS:
+    elif is_image:
         fitting = ["mlp", "conv", "resnet20"]
     require(config.network in fitting, "network", f"{' or '.join(fitting)} for {config.task}")
-    square = config.task in IMAGE_TASKS
-    require(square or not config.augment, "augment", "False for a task without images")
+    require(is_image or not config.augment, "augment", "False for a task without images")
     require(
         config.carry_weights or not config.carry_moments,
         "carry_moments",

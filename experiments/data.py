@@ -431,21 +431,26 @@ def _prepare(name: str, folder: Path) -> list[Path] | None:
 
 
 def _download(name: str, folder: Path) -> list[Path]:
-    """Downloads the packed files into `folder`; pooch deletes what does not match its sha256."""
+    """Downloads the packed files into `folder`."""
+    facts = DATASETS[name]
+    return [
+        fetch(name, facts.url + file, sha256, folder) for file, (sha256, _) in facts.packed.items()
+    ]
+
+
+def fetch(name: str, url: str, sha256: str, folder: Path) -> Path:
+    """Downloads a file into `folder`; pooch deletes what does not match its sha256."""
     import pooch
 
-    facts = DATASETS[name]
-    fetch = pooch.HTTPDownloader(timeout=TIMEOUTS, chunk_size=1 << 20)
-    for file, (sha256, _) in facts.packed.items():
-        try:
-            pooch.retrieve(facts.url + file, f"sha256:{sha256}", file, folder, downloader=fetch)
-        except (ValueError, OSError) as error:
-            if (response := getattr(error, "response", None)) is not None:
-                response.close()  # pooch leaves the socket of a 404 open
-            raise DataError(
-                f"{name}: download of {facts.url + file} failed ({describe_error(error)})"
-            ) from error
-    return [folder / file for file in facts.packed]
+    file = url.rpartition("/")[2]
+    downloader = pooch.HTTPDownloader(timeout=TIMEOUTS, chunk_size=1 << 20)
+    try:
+        pooch.retrieve(url, f"sha256:{sha256}", file, folder, downloader=downloader)
+    except (ValueError, OSError) as error:
+        if (response := getattr(error, "response", None)) is not None:
+            response.close()  # pooch leaves the socket of a 404 open
+        raise DataError(f"{name}: download of {url} failed ({describe_error(error)})") from error
+    return folder / file
 
 
 def stratified_split(

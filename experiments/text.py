@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from experiments.data import (
-    TIMEOUTS,
     DataError,
     cache_folder,
     data_folder,
     describe_error,
+    fetch,
     find_prepared,
     unreachable,
     writable,
@@ -135,15 +135,6 @@ def _download(name: str, looked_in: Path, folder: Path, allowed: bool) -> Path:
             f"({problem}); copy a prepared TFDS folder there, set TFDS_DATA_DIR or --data-dir, or "
             "connect (to download 1 MB)"
         )
-    import pooch
-
     if not writable(folder):
         raise DataError(f"{name}: {folder} cannot be written; set SMARTMIXED_CACHE to a folder")
-    fetch = pooch.HTTPDownloader(timeout=TIMEOUTS)
-    try:
-        pooch.retrieve(URL + FILE, f"sha256:{SHA256}", FILE, folder, downloader=fetch)
-    except (ValueError, OSError) as error:
-        raise DataError(
-            f"{name}: download of {URL + FILE} failed ({describe_error(error)})"
-        ) from error
-    return folder / FILE
+    return fetch(name, URL + FILE, SHA256, folder)

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import data
+from experiments import data, text
 
 pytestmark = pytest.mark.filterwarnings("error")
 TRAIN, TEST = 23, 11
@@ -548,6 +548,28 @@ def test_download_without_a_cache(places, server, monkeypatch, caplog):
     places[1].write_text("a file where the folder should be")
     assert_equal(load("mnist", places), arrays)
     assert "not kept" in caplog.text
+
+
+def test_a_text_is_downloaded_once_and_a_bad_one_not_kept(places, server, monkeypatch):
+    pytest.importorskip("pooch")
+    folder, requests = server
+    blob = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 10
+    monkeypatch.setattr(text, "URL", data.DATASETS["mnist"].url)
+    monkeypatch.setattr(text, "SHA256", hashlib.sha256(blob).hexdigest())
+
+    def load_text():
+        return text.load("tiny_shakespeare", places[0], cache_dir=places[1])
+
+    failure = f"tiny_shakespeare: download of {text.URL}{text.FILE} failed"
+    assert_fails(load_text, failure, "404")
+    (folder / text.FILE).write_bytes(blob + b"!")
+    assert_fails(load_text, failure, text.SHA256)
+    assert not [path for path in places[1].rglob("*") if path.is_file()]
+    (folder / text.FILE).write_bytes(blob)
+    assert sum(len(split) for split in load_text().splits.values()) == len(blob)
+    del requests[:]
+    assert load_text().source == f"raw file {places[1] / 'tiny_shakespeare' / text.FILE}"
+    assert not requests
 
 
 def forbid(monkeypatch, *modules):
