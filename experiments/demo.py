@@ -40,7 +40,8 @@ def train_all(runs: Sequence[Config]) -> list[Path]:
         folder = run(config, show_progress=False)
         score = report.format_score(config, report.test_score(*report.load(folder)))
         elapsed = f"{time.monotonic() - begun:5.1f} s"
-        print(f"{elapsed}  {config.task} {config.variant} seed {config.seed}: {score}", flush=True)
+        run_name = f"{config.task} {config.variant} seed {config.seed}"
+        print(f"{elapsed}  {run_name}: {report.score_name(config)} {score}", flush=True)
         return folder
 
     # Seed by seed, so that the second seed of a method finds its program compiled.

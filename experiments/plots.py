@@ -702,9 +702,9 @@ def _beyond(true: np.ndarray, fitted: np.ndarray) -> str:
 def comparison(folders: Sequence[Path]) -> Figure:
     """The test score of finished runs of one task: a point per run, a row per method, best first.
 
-    Test accuracy in %, or the normalised error MSE / Var y on a log axis. The tick is the mean of
-    a row, on the log axis the geometric one. Two-phase runs are on a tinted row in bold, their
-    controls grey; uniform ones have their function's colour.
+    Test accuracy in %, a text's loss, or the normalised error MSE / Var y on a log axis. The tick
+    is the mean of a row, on the log axis the geometric one. Two-phase runs are on a tinted row in
+    bold, their controls grey; uniform ones have their function's colour.
     """
     runs = [report.load(Path(folder)) for folder in folders]
     tasks = sorted({config.task for config, _ in runs})
@@ -717,7 +717,8 @@ def comparison(folders: Sequence[Path]) -> Figure:
         rows.setdefault(label, []).append(report.test_score(config, summary))
         colors[label] = _method_color(config)
     means = {label: _mean(scores, regression) for label, scores in rows.items()}
-    order = sorted(rows, key=means.__getitem__, reverse=not regression)
+    lower_is_better = report.lower_is_better(runs[0][0])
+    order = sorted(rows, key=means.__getitem__, reverse=not lower_is_better)
     figure = Figure(figsize=(4.2, 0.6 + 0.21 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for place, label in enumerate(order):
@@ -733,7 +734,7 @@ def comparison(folders: Sequence[Path]) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#E4E4E4", lw=0.5)
     axes.set_axisbelow(True)
-    axes.set_xlabel("normalised test error, MSE / Var y" if regression else "test accuracy (%)")
+    axes.set_xlabel(report.score_name(runs[0][0]))
     if regression:
         axes.set_xscale("log")
     return figure

@@ -4,16 +4,21 @@
 """
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rich.box
 import rich.console
 import rich.table
+from scipy import special
 
 from experiments.config import Config, from_json
+
+BEST_UNIFORM = "best uniform, by validation"
 
 
 def load(folder: Path) -> tuple[Config, dict[str, Any]]:
@@ -42,10 +47,33 @@ def validation_error(config: Config, summary: dict[str, Any]) -> float:
     return last["validation_score"] if config.is_regression else -last["validation_score"]
 
 
-def format_score(config: Config, score: float) -> str:
+def lower_is_better(config: Config) -> bool:
+    """Whether `test_score` is an error."""
+    return config.is_regression or config.is_text
+
+
+def score_name(config: Config) -> str:
+    """What `test_score` is, with its unit."""
     if config.is_text:
-        return f"{score:.3f}"
-    return f"{score:.2e}" if config.is_regression else f"{score:.2f} %"
+        return "test loss, nats per character"
+    return "normalised test error, MSE / Var y" if config.is_regression else "test accuracy (%)"
+
+
+def format_score(config: Config, score: float) -> str:
+    """A score, or a difference of two, without its unit."""
+    if config.is_regression:
+        return f"{score:.2e}"
+    return f"{score:.3f}" if config.is_text else f"{score:.2f}"
+
+
+def interval(values: Sequence[float]) -> list[float]:
+    """The mean, and of three values or more the ends of its 95 % interval (Student's t)."""
+    mean = float(np.mean(values))
+    if len(values) < 3:
+        return [mean]
+    quantile = special.stdtrit(len(values) - 1, 0.975)
+    half = float(quantile * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return [mean, mean - half, mean + half]
 
 
 def describe(folder: Path) -> str:
@@ -115,38 +143,69 @@ def _layer_table(switch: dict[str, Any]) -> str:
 
 
 def compare(folders: Sequence[Path]) -> str:
-    """Runs of one task: test score per method and seed.
+    """Runs of one task: test score per method and seed, means, and paired differences.
 
-    The best uniform network of a seed is the one with the best validation score.
+    The first run's method is the one that the others are compared with. The best uniform network
+    of a seed is the one with the best validation score. Errors of functions are averaged on the
+    log scale, and compared by their ratio.
     """
     runs = [load(folder) for folder in folders]
     config = runs[0][0]
-    seeds = sorted({run.seed for run, _ in runs})
     scores: dict[str, dict[int, float]] = {}
-    validation: dict[str, dict[int, float]] = {}
+    best: dict[int, tuple[float, str]] = {}
     for run, summary in runs:
         scores.setdefault(run.variant, {})[run.seed] = test_score(run, summary)
-        validation.setdefault(run.variant, {})[run.seed] = validation_error(run, summary)
-    rows = [
-        {"method": variant}
-        | {f"seed {seed}": format_score(config, by_seed[seed]) for seed in seeds}
-        for variant, by_seed in scores.items()
-    ]
-    uniform = [method for method in scores if method.startswith("uniform:")]
-    if uniform:
-        best = [min(uniform, key=lambda method: validation[method][seed]) for seed in seeds]
-        chosen = {
-            f"seed {seed}": f"{format_score(config, scores[method][seed])} "
-            f"({method.removeprefix('uniform:')})"
-            for method, seed in zip(best, seeds, strict=True)
-        }
-        rows.append({"method": "best uniform, by validation"} | chosen)
-    unit = "test accuracy"
-    if config.is_text:
-        unit = "test loss, nats per character"
-    elif config.is_regression:
-        unit = "normalised test error, MSE / Var y"
-    return f"{config.task}: {unit}\n\n{format_table(rows)}"
+        if run.method.startswith("uniform:"):
+            candidate = validation_error(run, summary), run.method
+            best[run.seed] = min(best.get(run.seed, candidate), candidate)
+    first = next(iter(scores))
+    if best:
+        scores[BEST_UNIFORM] = {seed: scores[name][seed] for seed, (_, name) in best.items()}
+    seeds = sorted({run.seed for run, _ in runs})
+    rows = []
+    for variant, by_seed in scores.items():
+        row = {"method": variant}
+        for seed in seeds:
+            cell = format_score(config, by_seed[seed]) if seed in by_seed else ""
+            if variant == BEST_UNIFORM and cell:
+                cell += f" ({best[seed][1].removeprefix('uniform:')})"
+            row[f"seed {seed}"] = cell
+        if len(seeds) > 1:
+            kind = "ratio to" if config.is_regression else "minus"
+            row |= {
+                "mean": _over_seeds(config, by_seed),
+                f"{kind} {first}": _against(config, by_seed, scores[first]),
+            }
+        rows.append(row)
+    note = "\n[95 % interval of the mean over seeds, Student's t]" if len(seeds) > 2 else ""
+    return f"{config.task}: {score_name(config)}\n\n{format_table(rows)}{note}"
+
+
+def _over_seeds(config: Config, by_seed: Mapping[int, float]) -> str:
+    """Their mean, on the log scale for errors of functions."""
+    values = list(by_seed.values())
+    if config.is_regression:
+        values = [math.exp(number) for number in interval([math.log(value) for value in values])]
+    else:
+        values = interval(values)
+    return _with_ends([format_score(config, value) for value in values])
+
+
+def _against(config: Config, by_seed: Mapping[int, float], first: Mapping[int, float]) -> str:
+    """Paired by seed."""
+    pairs = [(by_seed[seed], first[seed]) for seed in by_seed if seed in first]
+    if by_seed is first or not pairs:
+        return ""
+    if config.is_regression:
+        ratios = interval([math.log(own / other) for own, other in pairs])
+        return _with_ends([f"{math.exp(ratio):.2g}" for ratio in ratios])
+    differences = interval([own - other for own, other in pairs])
+    return _with_ends(["+" * (n > 0) + format_score(config, n) for n in differences])
+
+
+def _with_ends(numbers: Sequence[str]) -> str:
+    mean, *ends = numbers
+    return f"{mean} [{', '.join(ends)}]" if ends else mean
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -474,7 +474,8 @@ def scored(root: Path, task: str, scores: dict[str, list[float]]) -> list[Path]:
             folder = root / f"{method.replace(':', '-')}-{seed}"
             write_run(folder, task, method=method, seed=seed, selective_epochs=1, mixed_epochs=1)
             summary = json.loads((folder / "summary.json").read_text())
-            key = "test_normalized_error" if task.startswith("function:") else "test_score"
+            kinds = {"function": "test_normalized_error", "tiny_shakespeare": "test_loss"}
+            key = kinds.get(task.split(":")[0], "test_score")
             summary["phases"][-1][key] = value
             (folder / "summary.json").write_text(json.dumps(summary))
             folders.append(folder)
@@ -498,6 +499,13 @@ def scored(root: Path, task: str, scores: dict[str, list[float]]) -> list[Path]:
             "log",
             "normalised test error, MSE / Var y",
         ),
+        (
+            "tiny_shakespeare",
+            {"two_phase": [1.99, 2.0], "uniform:relu": [1.86, 1.87], "uniform:tanh": [1.93, 1.94]},
+            ["uniform relu", "uniform tanh", "two-phase"],
+            "linear",
+            "test loss, nats per character",
+        ),
     ],
 )
 def test_comparison_shows_every_run_best_first(tmp_path, task, scores, order, scale, label):
@@ -509,7 +517,7 @@ def test_comparison_shows_every_run_best_first(tmp_path, task, scores, order, sc
     points = [line for line in axes.lines if line.get_marker() == "o"]
     for place, (name, line) in enumerate(zip(order, points, strict=True)):
         values = scores[name.replace("uniform ", "uniform:").replace("two-phase", "two_phase")]
-        factor = 1 if scale == "log" else 100
+        factor = 100 if label == "test accuracy (%)" else 1
         np.testing.assert_allclose(line.get_xdata(), np.multiply(factor, values))
         assert set(line.get_ydata()) == {place}
         color = plots.FUNCTION_COLORS.get(name.removeprefix("uniform "), plots.INK)

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments import demo, group, outcome, report, run_folder, targets, train
 from experiments import run as program
@@ -297,20 +298,81 @@ def test_a_uniform_run_has_one_phase_and_no_choices(tmp_path):
     assert not (folder / "choices.json").exists()
 
 
-def test_the_comparison_picks_the_best_uniform_network_by_validation(tmp_path):
+def finished(root: Path, scores: dict[tuple[str, int], dict[str, float]], **changes) -> list[Path]:
+    """Folders of runs as they end, with the numbers of their last phase."""
     folders = []
-    scores = {"two_phase": (0.5, 0.9), "uniform:relu": (0.88, 0.91), "uniform:tanh": (0.89, 0.80)}
-    for method, (validation, score) in scores.items():
-        config = tiny(tmp_path / method.replace(":", "-"), method=method)
-        folder = Path(config.run_dir)
+    for (method, seed), phase in scores.items():
+        folder = root / f"{method.replace(':', '-')}-{seed}"
+        config = tiny(folder, method=method, seed=seed, **changes)
         folder.mkdir()
         (folder / "config.json").write_text(to_json(config))
-        phase = {"validation_score": validation, "test_score": score}
         (folder / "summary.json").write_text(json.dumps({"phases": [phase]}))
         folders.append(folder)
-    lines = report.compare(folders).splitlines()
-    assert "80.00 % (tanh)" in lines[-1]
-    assert any("uniform:relu" in line and "91.00 %" in line for line in lines)
+    return folders
+
+
+def row_of(table: str, method: str) -> str:
+    return " ".join(next(line for line in table.splitlines() if line.startswith(method)).split())
+
+
+def test_the_comparison_picks_the_best_uniform_network_by_validation(tmp_path):
+    scores = {"two_phase": (0.5, 0.9), "uniform:relu": (0.88, 0.91), "uniform:tanh": (0.89, 0.80)}
+    table = report.compare(
+        finished(
+            tmp_path,
+            {
+                (method, 0): {"validation_score": validation, "test_score": score}
+                for method, (validation, score) in scores.items()
+            },
+        )
+    )
+    assert row_of(table, "best uniform") == "best uniform, by validation 80.00 (tanh)"
+    assert row_of(table, "uniform:relu") == "uniform:relu 91.00"
+    assert "digits: test accuracy (%)" in table
+    assert "mean" not in table
+
+
+def test_the_comparison_gives_means_paired_differences_and_their_intervals(tmp_path):
+    two_phase, relu = [0.90, 0.92, 0.94], [0.92, 0.93, 0.97]
+    scores = {
+        (method, seed): {"validation_score": 0.5, "test_score": score}
+        for method, values in (("two_phase", two_phase), ("uniform:relu", relu))
+        for seed, score in enumerate(values)
+    }
+    table = report.compare(finished(tmp_path, scores))
+    low, high = stats.t.interval(0.95, 2, loc=92, scale=stats.sem([90, 92, 94]))
+    assert row_of(table, "two_phase").endswith(f"94.00 92.00 [{low:.2f}, {high:.2f}]")
+    low, high = stats.t.interval(0.95, 2, loc=2, scale=stats.sem([2, 1, 3]))
+    assert row_of(table, "uniform:relu").endswith(f"+2.00 [{low:.2f}, +{high:.2f}]")
+    assert "minus two_phase" in table
+
+
+def test_errors_of_functions_are_compared_by_their_ratio(tmp_path):
+    two_phase, relu = [1e-6, 4e-6, 2e-6], [8e-6, 8e-6, 8e-6]
+    scores = {
+        (method, seed): {"validation_score": 0.5, "test_normalized_error": score}
+        for method, values in (("two_phase", two_phase), ("uniform:relu", relu))
+        for seed, score in enumerate(values)
+    }
+    settings = dict(task="function:product_sine", batch_size=8)
+    table = report.compare(finished(tmp_path, scores, **settings))
+    logs = np.log([8, 2, 4])
+    low, high = np.exp(stats.t.interval(0.95, 2, loc=np.mean(logs), scale=stats.sem(logs)))
+    assert row_of(table, "uniform:relu").endswith(f" 4 [{low:.2g}, {high:.2g}]")
+    assert " 2.00e-06 [" in row_of(table, "two_phase")
+    assert "ratio to two_phase" in table
+
+
+def test_a_comparison_with_runs_missing_shows_the_rest(tmp_path):
+    scores = {
+        run: {"validation_score": 0.5, "test_score": 0.25}
+        for run in (("two_phase", 0), ("two_phase", 1), ("uniform:relu", 1), ("uniform:tanh", 2))
+    }
+    table = report.compare(finished(tmp_path, scores))
+    assert row_of(table, "two_phase") == "two_phase 25.00 25.00 25.00"
+    assert row_of(table, "uniform:relu") == "uniform:relu 25.00 25.00 0.00"
+    assert row_of(table, "uniform:tanh") == "uniform:tanh 25.00 25.00"
+    assert row_of(table, "best").endswith("25.00 (relu) 25.00 (tanh) 25.00 0.00")
 
 
 # The command line
