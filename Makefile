@@ -2,7 +2,7 @@
 # make test           lint, types, docs and tests, NNX graph mode and tree mode
 # make docs           the documentation, in site/index.html
 # make test-versions  the tests on every Python 3.11 and 3.12 found
-# make notebooks      runs the notebooks and keeps their outputs, 2 minutes; name one by NOTEBOOK=
+# make notebooks      runs the notebooks and keeps their outputs, 2 minutes; one by NOTEBOOK=PATH
 # make clean          removes the environments; runs stay
 
 SHELL := /bin/bash

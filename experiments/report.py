@@ -198,7 +198,8 @@ def _against(config: Config, by_seed: Mapping[int, float], first: Mapping[int, f
         return ""
     if config.is_regression:
         ratios = interval([math.log(own / other) for own, other in pairs])
-        return _with_ends([f"{math.exp(ratio):.2g}" for ratio in ratios])
+        # Two digits, and no exponent below a million.
+        return _with_ends([f"{float(f'{math.exp(ratio):.2g}'):g}" for ratio in ratios])
     differences = interval([own - other for own, other in pairs])
     return _with_ends(["+" * (n > 0) + format_score(config, n) for n in differences])
 
