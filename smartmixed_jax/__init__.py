@@ -1,6 +1,7 @@
 """Networks whose neurons choose their own activation.
 
-Read `pools`, `estimators`, `mixture` first: they are the method. `nnx` holds the parameters.
+Read `types` first, then `pools`, `estimators`, `mixture`: they are the method. `nnx` holds the
+parameters.
 For Flax Linen `from smartmixed_jax import linen` has the same layers and `fix_choices`;
 `select_activations` makes a model of yours selective.
 
@@ -17,23 +18,41 @@ Example:
     >>> fixed = fix_choices(model)                           # phase 2: the same weights, train on
 """
 
-from smartmixed_jax import estimators, one_exp
-from smartmixed_jax.conversion import label_parameters, release_choices, select_activations
-from smartmixed_jax.estimators import Selection
+from smartmixed_jax import estimators
+from smartmixed_jax._fused import Coefficients, coefficients, covered
+from smartmixed_jax.conversion import select_activations
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.models import MLP, ConvNet, ResNet, Transformer
-from smartmixed_jax.nnx import MixedActivation, SelectionLogits, SelectiveActivation, fix_choices
-from smartmixed_jax.one_exp import leaky_relu
-from smartmixed_jax.pools import EXTENDED_POOL, PAPER_POOL, REGRESSION_POOL, ActivationPool
+from smartmixed_jax.nnx import (
+    MixedActivation,
+    SelectionLogits,
+    SelectiveActivation,
+    fix_choices,
+    label_parameters,
+    release_choices,
+)
+from smartmixed_jax.pools import (
+    EXTENDED_POOL,
+    PAPER_POOL,
+    REGRESSION_POOL,
+    SMOOTH_POOL,
+    ActivationPool,
+    leaky_relu,
+)
 from smartmixed_jax.summary import summarize, switch_report
 from smartmixed_jax.table import FunctionTable
+from smartmixed_jax.types import Selection
+
+__version__ = "0.2.0"
 
 __all__ = [
     "EXTENDED_POOL",
     "MLP",
     "PAPER_POOL",
     "REGRESSION_POOL",
+    "SMOOTH_POOL",
     "ActivationPool",
+    "Coefficients",
     "ConvNet",
     "FunctionTable",
     "MixedActivation",
@@ -42,13 +61,15 @@ __all__ = [
     "SelectionLogits",
     "SelectiveActivation",
     "Transformer",
+    "__version__",
     "apply_choices",
+    "coefficients",
+    "covered",
     "estimators",
     "fix_choices",
     "label_parameters",
     "leaky_relu",
     "mix",
-    "one_exp",
     "release_choices",
     "select_activations",
     "summarize",

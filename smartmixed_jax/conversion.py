@@ -3,10 +3,8 @@
 Only what a model holds as an attribute can be replaced: an inline `nnx.relu(x)` is invisible.
 """
 
-import collections
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -15,10 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from smartmixed_jax.estimators import check_groups
-from smartmixed_jax.nnx import MixedActivation, RngSource, SelectionLogits, SelectiveActivation
-from smartmixed_jax.one_exp import leaky_relu
-from smartmixed_jax.pools import PAPER_POOL, ActivationPool
+from smartmixed_jax.nnx import MixedActivation, RngSource, SelectiveActivation
+from smartmixed_jax.pools import PAPER_POOL, ActivationPool, leaky_relu
 
 ModuleType = TypeVar("ModuleType", bound=nnx.Module)
 
@@ -146,128 +142,6 @@ def select_activations(
         for line in lines:
             report(line)
     return result
-
-
-def release_choices(
-    model: ModuleType,
-    where: Callable[[str, MixedActivation], bool] | None = None,
-    *,
-    probability: float = 0.9,
-    rngs: RngSource,
-    keep_rngs: bool = True,
-    **options: Any,
-) -> ModuleType:
-    """A new model in which every MixedActivation selects again, starting from its choices.
-
-    The way back from `fix_choices`. Pool, axis and dtype are kept, and so are the argmax and the
-    deterministic outputs, bit for bit when both are compiled. The other parameters are new
-    Variables that hold the same arrays; the input model stays intact.
-
-    Args:
-        model: holds MixedActivations.
-        where: `where(path, layer)` says whether to release that layer, path as in `summarize`;
-            None: all.
-        probability: of each neuron's present choice, in (1/K, 1); the K − 1 others share the rest.
-        rngs: the layers' streams are forked from it.
-        keep_rngs: as in `select_activations`; rngs passed to the call win over kept ones.
-        options: of every SelectiveActivation: `estimator`, `temperature`, `groups`, ….
-
-    Raises:
-        ValueError: the model holds no MixedActivation, or `where` takes none; a probability
-            outside (1/K, 1); `groups` of neurons whose choices differ.
-
-    Example:
-        >>> from flax import nnx
-        >>> from smartmixed_jax import MLP, fix_choices, release_choices
-        >>> fixed = fix_choices(MLP(4, (8,), 2, rngs=nnx.Rngs(0)))
-        >>> model = release_choices(fixed, rngs=nnx.Rngs(1))
-        >>> fix_choices(model).activations[0].table == fixed.activations[0].table
-        True
-    """
-    released: list[str] = []
-    left: list[str] = []
-
-    # Called once per layer, however many places it has.
-    def replace(path: Any, node: Any) -> Any:
-        if not isinstance(node, MixedActivation):
-            return node
-        name = ".".join(map(str, path))
-        if where is not None and not where(name, node):
-            left.append(name)
-            return node
-        released.append(name)
-        return SelectiveActivation(
-            len(node.table),
-            node.table.pool,
-            axis=node.axis,
-            dtype=node.dtype,
-            logits_init=_confident(name or "the model", node, probability, options),
-            keep_rngs=keep_rngs,
-            rngs=rngs,
-            **options,
-        )
-
-    result = nnx.recursive_map(replace, nnx.clone(model))
-    if left and not released:
-        raise ValueError(f"release_choices: where takes none of the layers: {', '.join(left)}")
-    if not released:
-        raise ValueError(f"release_choices: {type(model).__name__} holds no MixedActivation")
-    return result
-
-
-def label_parameters(
-    params: Any,
-    *,
-    selection: str = "selection",
-    weights: str = "weights",
-    where: Callable[[str, Any], bool] | None = None,
-) -> Any:
-    """The labels of a tree of parameters, for `optax.multi_transform(transforms, labels)`.
-
-    In NNX the logits are known by their type: label `nnx.state(model, nnx.Param)`. Trees of plain
-    arrays (Linen parameters, pure NNX states) have names only: there the logits are the parameter
-    called `logits` with at least two axes that is alone in its dictionary, as a
-    SelectiveActivation has no other. Should a layer of yours look like that, `where` excludes it.
-
-    The function itself may be the labels, `optax.multi_transform(transforms, label_parameters)`,
-    where names alone would do: `nnx.Optimizer` shows it plain arrays at every update.
-
-    Args:
-        params: a tree of parameters, or of gradients.
-        selection: the label of selection logits.
-        weights: the label of everything else.
-        where: `where(path, leaf)` says of what looks like selection logits whether it is.
-
-    Returns:
-        The tree with a label in place of every parameter.
-
-    Example:
-        >>> from flax import nnx
-        >>> from smartmixed_jax import SelectiveActivation, label_parameters
-        >>> rngs = nnx.Rngs(0)
-        >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), SelectiveActivation(8, rngs=rngs))
-        >>> labels = label_parameters(nnx.state(model, nnx.Param))
-        >>> labels["layers"][0]["kernel"], labels["layers"][1]["logits"]
-        ('weights', 'selection')
-    """
-    pairs, structure = jax.tree_util.tree_flatten_with_path(
-        params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
-    )
-    paths = [tuple(map(_key, path)) for path, _ in pairs]
-    below = collections.Counter(path[:depth] for path in paths for depth in range(len(path)))
-
-    def label(path: tuple[str, ...], leaf: Any) -> str:
-        if isinstance(leaf, nnx.Variable):
-            found = isinstance(leaf, SelectionLogits)
-        else:
-            alone = below[path[:-1]] == 1
-            found = path[-1:] == ("logits",) and alone and jnp.ndim(leaf) >= 2
-        if found and where is not None:
-            found = where(".".join(path), leaf)
-        return selection if found else weights
-
-    labels = [label(path, leaf) for path, (_, leaf) in zip(paths, pairs, strict=True)]
-    return jax.tree_util.tree_unflatten(structure, labels)
 
 
 # Where a model holds functions
@@ -454,40 +328,3 @@ def _name(function: Any) -> str:
     if isinstance(function, functools.partial):
         return _name(function.func)
     return getattr(function, "__name__", None) or f"{function!r:.60}"
-
-
-# Labels and logits
-
-
-def _key(entry: Any) -> str:
-    """The name in one entry of a JAX key path."""
-    for attribute in ("key", "name", "idx"):
-        if hasattr(entry, attribute):
-            return str(getattr(entry, attribute))
-    return str(entry)
-
-
-def _confident(name: str, layer: MixedActivation, probability: float, options: dict[str, Any]):
-    """Initializer of the logits whose softmax gives the layer's choices `probability`."""
-    pool, choices = layer.table.pool, np.asarray(layer.table.choices)
-    if not 1 / len(pool) < probability < 1:
-        raise ValueError(
-            f"release_choices: probability must be in (1/{len(pool)}, 1) for the {len(pool)} "
-            f"functions of {name}, got {probability}"
-        )
-    groups = check_groups("release_choices", options.get("groups"), len(choices))
-    if groups is not None:
-        _, firsts, index = np.unique(groups, return_index=True, return_inverse=True)
-        if (choices[firsts][index] != choices).any():
-            raise ValueError(
-                f"release_choices: groups of {name} hold neurons whose choices differ; "
-                "expected one choice per group"
-            )
-        choices = choices[firsts]
-    value = math.log(probability * (len(pool) - 1) / (1 - probability))
-
-    def init(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
-        del key, shape
-        return value * jax.nn.one_hot(choices, len(pool), dtype=dtype)
-
-    return init

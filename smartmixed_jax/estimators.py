@@ -11,29 +11,12 @@ Noise and softmax are computed in at least float32. The key is consumed. A
 temperature τ that is not traced must be > 0.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-class Selection(NamedTuple):
-    """What an estimator returns.
-
-    Attributes:
-        weights: [N, K] float, rows sum to 1; carries the gradient to the logits. One-hot
-            in value when the forward is hard.
-        choices: [N] int32 in [0, K) when the forward is hard, None when it is soft.
-    """
-
-    weights: jax.Array
-    choices: jax.Array | None
-
-
-Estimator = Callable[[jax.Array, jax.Array | None, float | jax.Array], Selection]
-"""`estimator(logits [N, K], key, temperature)` → Selection."""
+from smartmixed_jax._checks import check_temperature, short
+from smartmixed_jax.types import Selection
 
 
 def gumbel_straight_through(
@@ -144,8 +127,8 @@ def gumbel_rao(
     log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     winner = jnp.sum(jnp.where(one_hot, exponential, 0), axis=-1, keepdims=True)
     top = log_total - jnp.log(winner)
-    rest = -jnp.logaddexp(jnp.log(exponential) - logits, -top)
-    perturbed = jnp.where(one_hot, top, rest)
+    below = -jnp.logaddexp(jnp.log(exponential) - logits, -top)
+    perturbed = jnp.where(one_hot, top, below)
     # The derivative holds the noise fixed, not the perturbed logits.
     perturbed = jax.lax.stop_gradient(perturbed - logits) + logits
     return _straight_through(choices, jnp.mean(jax.nn.softmax(perturbed / temperature), axis=0))
@@ -187,98 +170,11 @@ def deterministic(
     return Selection(jax.nn.one_hot(choices, logits.shape[-1], dtype=logits.dtype), choices)
 
 
-def repeat_to_neurons(selection: Selection, groups: tuple[int, ...] | None) -> Selection:
-    """The selection of G groups as that of their N neurons; the gradient sums over a group.
-
-    Args:
-        selection: weights [G, K], choices [G] or None.
-        groups: each neuron's group, [N] in [0, G); None: every neuron is its own, and the
-            selection is returned as it is.
-
-    Returns:
-        weights [N, K], choices [N] or None.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from smartmixed_jax import estimators
-        >>> selection = estimators.deterministic(jnp.eye(2, 6))
-        >>> estimators.repeat_to_neurons(selection, (0, 0, 1)).choices
-        Array([0, 0, 1], dtype=int32)
-    """
-    if groups is None:
-        return selection
-
-    def repeat(rows: jax.Array) -> jax.Array:
-        return jnp.take(rows, np.asarray(groups, np.int32), axis=0, mode="clip")
-
-    weights, choices = selection
-    return Selection(repeat(weights), None if choices is None else repeat(choices))
-
-
-def check_groups(
-    where: str, groups: int | Sequence[int] | np.ndarray | None, features: int
-) -> tuple[int, ...] | None:
-    """`groups` as each neuron's group, [N] ints in [0, G), every one in use.
-
-    Args:
-        where: what an error names first.
-        groups: an int G, N neurons in G equal contiguous blocks; each neuron's group; or None.
-        features: N.
-
-    Raises:
-        TypeError: groups are no integers.
-        ValueError: G does not divide N; not N groups; a group is not in use.
-
-    Example:
-        >>> from smartmixed_jax import estimators
-        >>> estimators.check_groups("example", 2, features=6)
-        (0, 0, 0, 1, 1, 1)
-    """
-    if groups is None:
-        return None
-    # As objects: NumPy would make a number of True, and of 1.0 beside 1.
-    if isinstance(groups, jax.core.Tracer) or not all(
-        isinstance(group, int | np.integer) and not isinstance(group, bool)
-        for group in np.asarray(groups, object).ravel()
-    ):
-        raise TypeError(
-            f"{where}: groups must be an int or one int per neuron, got {_short(groups)}"
-        )
-    indices = np.asarray(groups, np.int64)
-    if indices.ndim == 0:
-        count = int(indices)
-        if count < 1 or features % count:
-            raise ValueError(
-                f"{where}: an int groups must be at least 1 and divide the {features} features, "
-                f"got {count}"
-            )
-        indices = np.repeat(np.arange(count), features // count)
-    if indices.shape != (features,):
-        raise ValueError(
-            f"{where}: groups must name one group per neuron, [{features}], "
-            f"got {list(indices.shape)}"
-        )
-    used = np.unique(indices)
-    if not np.array_equal(used, np.arange(len(used))):
-        raise ValueError(
-            f"{where}: groups must be 0 to G − 1, every one in use, got {_short(used.tolist())}"
-        )
-    return tuple(indices.tolist())
-
-
-def check_temperature(where: str, temperature: float | jax.Array, minimum: float = 0.0) -> None:
-    """Raises ValueError if a concrete temperature is not finite, ≤ 0 or < minimum."""
-    if isinstance(temperature, jax.core.Tracer):
-        return
-    value = float(temperature)
-    if not (0.0 < value < float("inf")) or value < minimum:
-        expected = f"a finite value ≥ {minimum:g}" if minimum else "a finite value > 0"
-        raise ValueError(f"{where}: temperature must be {expected}, got {value}")
-
-
 def _check(
     where: str, logits: jax.Array, temperature: float | jax.Array, minimum: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
+    if not isinstance(logits, jax.Array | np.ndarray):
+        raise TypeError(f"{where}: logits must be a float array [N, K], got {short(logits)}")
     if logits.ndim != 2 or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(
             f"{where}: logits must be a float array [N, K], got {logits.dtype}{list(logits.shape)}"
@@ -295,11 +191,6 @@ def _perturb(
     # Drawn flat: the same numbers, and rows of K = 6 would not fill a vector register.
     noise = jax.random.gumbel(_require_key(where, key), (logits.size,), logits.dtype)
     return logits + noise.reshape(logits.shape), temperature
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _require_key(where: str, key: jax.Array | None) -> jax.Array:

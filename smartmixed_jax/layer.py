@@ -1,18 +1,26 @@
-"""What the layers of Flax NNX and Flax Linen share: defaults, checks, and the table of a layer."""
+"""What the layers of Flax NNX and Flax Linen share: options, initial logits, choices, tables."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smartmixed_jax.estimators import check_groups, check_temperature
+from smartmixed_jax._checks import (
+    check_float_input,
+    check_groups,
+    check_int,
+    check_pool,
+    check_temperature,
+    short,
+)
 from smartmixed_jax.pools import ActivationPool
-from smartmixed_jax.table import FunctionTable
+from smartmixed_jax.types import Initializer, Selection
 
-Initializer = Callable[..., jax.Array]
-"""`init(key, shape, dtype)` → array, as in `jax.nn.initializers`."""
+Start = tuple[str, float]
+"""A function's name and the probability it has in every neuron at the start, in (1/K, 1)."""
 
 
 def one_random_entry(value: float = 1e-3) -> Initializer:
@@ -31,53 +39,127 @@ def one_random_entry(value: float = 1e-3) -> Initializer:
     return init
 
 
-def check_options(
-    features: int, temperature: float | jax.Array, groups: int | Sequence[int] | None
-) -> tuple[int, ...] | None:
-    """`groups` as each neuron's group; raises if an option of a SelectiveActivation is wrong."""
-    if features < 1:
-        raise ValueError(f"SelectiveActivation: features must be at least 1, got {features}")
-    check_temperature("SelectiveActivation", temperature)
-    return check_groups("SelectiveActivation", groups, features)
+def favouring(
+    where: str, choices: int | np.ndarray, pool: ActivationPool, probability: float
+) -> Initializer:
+    """Initializer whose softmax gives each row's choice `probability`, the other K − 1 the rest.
 
-
-def logits_shape(
-    features: int, pool: ActivationPool, groups: tuple[int, ...] | None
-) -> tuple[int, int]:
-    """(N, K), or (G, K) with groups."""
-    return features if groups is None else 1 + max(groups), len(pool)
-
-
-def argmax(logits: jax.Array | np.ndarray) -> np.ndarray:
-    """The choice of each row of logits that are not traced; of equal ones the first."""
-    return np.argmax(np.asarray(logits), axis=-1)
-
-
-def table_of(
-    choices: Sequence[int] | np.ndarray, pool: ActivationPool, groups: tuple[int, ...] | None
-) -> FunctionTable:
-    """The table of N neurons from choices [N], or [G] with groups."""
-    return FunctionTable(
-        pool, choices if groups is None else np.asarray(choices)[np.asarray(groups)]
-    )
-
-
-def check_fixable(
-    name: str, logits: jax.Array | np.ndarray, shape: tuple[int, ...] | None, stacked_by: str
-) -> None:
-    """Raises ValueError if the layer's logits are traced or of another shape; None: any [N, K]."""
-    if isinstance(logits, jax.core.Tracer):
-        raise ValueError(f"fix_choices: {name} is traced; call it outside jit")
-    if logits.ndim != 2 or shape not in (None, logits.shape):
+    Args:
+        where: what an error names first.
+        choices: an index for all rows, or one per row [..., N].
+        pool: K functions.
+        probability: in (1/K, 1).
+    """
+    if isinstance(probability, bool) or not isinstance(probability, int | float | np.number):
+        raise TypeError(f"{where}: probability must be a number, got {short(probability)}")
+    if not 1 / len(pool) < probability < 1:
         raise ValueError(
-            f"fix_choices: {name} holds logits {list(logits.shape)}, expected "
-            f"{list(shape) if shape else '[N, K]'}; layers stacked by {stacked_by} cannot be fixed"
+            f"{where}: probability must be in (1/{len(pool)}, 1) for the {len(pool)} functions of "
+            f"{pool}, got {probability}"
         )
+    value = math.log(probability * (len(pool) - 1) / (1 - probability))
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        del key
+        rows = np.broadcast_to(choices, shape[:-1])
+        return value * jax.nn.one_hot(rows, shape[-1], dtype=dtype)
+
+    return init
+
+
+class Options(NamedTuple):
+    """The checked options of a SelectiveActivation.
+
+    Attributes:
+        groups: each neuron's group, [N] ints in [0, G), or None.
+        shape: of the logits, (G, K); G = N without groups.
+        logits_init: initializer of the logits.
+    """
+
+    groups: tuple[int, ...] | None
+    shape: tuple[int, int]
+    logits_init: Initializer
+
+
+def check_options(
+    where: str,
+    *,
+    features: int,
+    pool: ActivationPool,
+    estimator: Any,
+    temperature: Any,
+    axis: int,
+    logits_init: Initializer | None,
+    start: Start | None,
+    groups: int | Sequence[int] | None,
+) -> Options:
+    """Raises TypeError or ValueError, with value and place, if an option is wrong."""
+    check_pool(where, pool)
+    if check_int(where, "features", features) < 1:
+        raise ValueError(f"{where}: features must be at least 1, got {features}")
+    check_int(where, "axis", axis)
+    check_temperature(where, temperature)
+    for name, value in (("estimator", estimator), ("logits_init", logits_init)):
+        if not callable(value) and value is not None:
+            raise TypeError(f"{where}: {name} must be a function, got {short(value)}")
+    if start is not None:
+        if logits_init is not None:
+            raise ValueError(f"{where}: start and logits_init both set the initial logits")
+        if not isinstance(start, tuple | list) or len(start) != 2 or not isinstance(start[0], str):
+            raise TypeError(f"{where}: start must be (name, probability), got {short(start)}")
+        logits_init = favouring(f"{where}: start", pool.index(start[0]), pool, start[1])
+    checked = check_groups(where, groups, features)
+    rows = features if checked is None else 1 + max(checked)
+    return Options(checked, (rows, len(pool)), logits_init or one_random_entry())
+
+
+def repeat_to_neurons(selection: Selection, groups: tuple[int, ...] | None) -> Selection:
+    """The selection of G groups as that of their N neurons; the gradient sums over a group.
+
+    Args:
+        selection: weights [G, K], choices [G] or None.
+        groups: each neuron's group, [N] in [0, G); None: every neuron chooses for itself, and the
+            selection is returned as it is.
+
+    Returns:
+        weights [N, K], choices [N] or None.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from smartmixed_jax import estimators
+        >>> from smartmixed_jax.layer import repeat_to_neurons
+        >>> selection = estimators.deterministic(jnp.eye(2, 6))
+        >>> repeat_to_neurons(selection, (0, 0, 1)).choices
+        Array([0, 0, 1], dtype=int32)
+    """
+    if groups is None:
+        return selection
+    index = np.asarray(groups, np.int32)
+
+    def repeat(rows: jax.Array) -> jax.Array:
+        return jnp.take(rows, index, axis=0, mode="clip")
+
+    weights, choices = selection
+    return Selection(repeat(weights), None if choices is None else repeat(choices))
+
+
+def choices_of(where: str, logits: jax.Array | np.ndarray) -> np.ndarray:
+    """argmax of concrete logits [..., K], of equal ones the first: ints [...].
+
+    Raises:
+        ValueError: the logits are traced, or one of them is NaN.
+    """
+    if isinstance(logits, jax.core.Tracer):
+        raise ValueError(f"{where}: the logits are traced; call it outside jit")
+    values = np.asarray(logits)
+    if np.isnan(values).any():
+        *_, neuron, _ = np.argwhere(np.isnan(values))[0].tolist()
+        raise ValueError(f"{where}: the logits of neuron {neuron} are NaN: nothing to choose by")
+    return np.argmax(values, axis=-1).astype(np.int32)
 
 
 def promote(where: str, x: jax.Array, dtype: Any) -> jax.Array:
     """x in `dtype`, or as it is; raises TypeError unless it is a real float."""
     # Integers are refused even if dtype would convert them: token ids here are a mistake.
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"{where}: x must be a real floating-point array, got {x.dtype}")
+    check_float_input(where, x)
     return x if dtype is None else x.astype(dtype)

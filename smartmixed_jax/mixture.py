@@ -1,22 +1,30 @@
-"""The two pure operations: `mix` with a Selection, `apply_choices` with fixed choices.
+"""The method: `mix` with a Selection (phase 1), `apply_choices` with fixed choices (phase 2).
 
-Functions with coefficients are evaluated together by the fast form (`one_exp`); every other
-function of the pool is evaluated everywhere and kept where it is chosen. `x` is [..., N] with the
-neurons on `axis`.
+With c the choices, g = ∂L/∂y, and neurons n on `axis` of x:
+
+    y[..., n] = f_c[n](x[..., n])                     the value, in both phases
+    ∂L/∂x[..., n] = g[..., n] · f′_c[n](x[..., n])    in both phases
+    ∂L/∂w[n, k] = Σ_b g[b, n] · f_k(x[b, n])          to the weights, in phase 1
+
+Functions with coefficients are evaluated together by one fused formula; every other function of the
+pool is evaluated everywhere and kept where it is chosen. Both phases agree to the bit.
 """
 
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from smartmixed_jax import one_exp
-from smartmixed_jax.estimators import Selection
-from smartmixed_jax.pools import Activation, ActivationPool, zero
+from smartmixed_jax import _fused
+from smartmixed_jax._checks import check_axis, check_choices, check_float_input, check_pool, short
+from smartmixed_jax._logit_gradients import weighted_sum
+from smartmixed_jax.pools import ActivationPool, zero
+from smartmixed_jax.types import Activation, Selection
 
 
 def mix(x: jax.Array, selection: Selection, pool: ActivationPool, *, axis: int = -1) -> jax.Array:
@@ -48,8 +56,10 @@ def mix(x: jax.Array, selection: Selection, pool: ActivationPool, *, axis: int =
         >>> mix(jnp.array([[-1.0, 0.0]]), selection, PAPER_POOL)
         Array([[0. , 0.5]], dtype=float32)
     """
+    if not isinstance(selection, Selection):
+        raise TypeError(f"mix: selection must be a Selection, got {short(selection)}")
     weights, choices = selection
-    axis = _check_input("mix", x, axis)
+    axis = _check_input("mix", x, axis, pool)
     if weights.shape != (x.shape[axis], len(pool)):
         raise ValueError(
             f"mix: x{list(x.shape)} on axis {axis} and a pool of {len(pool)} need weights "
@@ -61,15 +71,16 @@ def mix(x: jax.Array, selection: Selection, pool: ActivationPool, *, axis: int =
             f"got {list(choices.shape)}"
         )
     if choices is None:
-        return _weighted_sum(pool, axis, x, weights).astype(x.dtype)
-    # Opaque to XLA as in `apply_choices`, should they be constants of the caller's program.
-    columns = one_exp.drawn_columns(pool, choices, one_exp.wide(x.dtype))
-    choices, columns = jax.lax.optimization_barrier((choices, columns))
-    return _hard_mix(pool, axis, x, weights, choices, columns)
+        return weighted_sum(pool, axis, x, weights).astype(x.dtype)
+    return _hard_mix(pool, axis, x, weights, *_opaque(pool, choices, x.dtype))
 
 
 def apply_choices(
-    x: jax.Array, choices: Sequence[int] | np.ndarray, pool: ActivationPool, *, axis: int = -1
+    x: jax.Array,
+    choices: Sequence[int] | np.ndarray | jax.Array,
+    pool: ActivationPool,
+    *,
+    axis: int = -1,
 ) -> jax.Array:
     """Applies to every neuron its fixed function.
 
@@ -77,7 +88,8 @@ def apply_choices(
 
     Args:
         x: [..., N] float, the neurons on `axis`.
-        choices: [N] static ints in [0, K).
+        choices: [N] ints in [0, K). Static, they are a constant of the compiled program; traced,
+            they are data of it, and must be in range.
         pool: K functions.
         axis: the axis of x that holds the N neurons.
 
@@ -85,8 +97,8 @@ def apply_choices(
         [..., N], the dtype of x.
 
     Raises:
-        TypeError: x is integer or complex, or choices are traced or no integers.
-        ValueError: a choice is outside [0, K), or N does not fit x.
+        TypeError: x is integer or complex, or choices are no integers.
+        ValueError: a static choice is outside [0, K), or N does not fit x.
 
     Example:
         >>> import jax.numpy as jnp
@@ -94,52 +106,63 @@ def apply_choices(
         >>> apply_choices(jnp.array([[-1.0, 0.0]]), (0, 1), PAPER_POOL)
         Array([[0. , 0.5]], dtype=float32)
     """
-    axis = _check_input("apply_choices", x, axis)
-    indices = check_choices("apply_choices", choices, pool)
+    axis = _check_input("apply_choices", x, axis, pool)
+    traced = isinstance(choices, jax.core.Tracer)
+    indices: Any = choices if traced else check_choices("apply_choices", choices, pool)
+    if not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise TypeError(f"apply_choices: choices must be integers [N], got {indices.dtype}")
     if indices.shape != (x.shape[axis],):
         raise ValueError(
             f"apply_choices: x{list(x.shape)} on axis {axis} needs {x.shape[axis]} choices, "
-            f"got {len(indices)}"
+            f"got {list(indices.shape)}"
         )
-    # Opaque to XLA, which would drop the functions not in use and compile the others differently:
-    # the value would differ from that of `mix` in the last bit. One entry more, because an array
-    # of equal values is folded in spite of the barrier.
-    opaque, columns = jax.lax.optimization_barrier(
-        (
-            jnp.asarray(np.append(indices, np.int32(-1))),
-            jnp.asarray(one_exp.fixed_columns(pool, indices), one_exp.wide(x.dtype)),
-        )
-    )
-    return _select(pool, axis, x, opaque[:-1], columns)
+    if traced:
+        return _select(pool, axis, x, *_opaque(pool, indices, x.dtype))
+    # One entry more, because XLA folds an array of equal values in spite of the barrier.
+    rows = jnp.asarray(_fused.static_coefficients(pool, indices), _fused.wide(x.dtype))
+    longer = jnp.asarray(np.append(indices, np.int32(-1)))
+    longer, rows = jax.lax.optimization_barrier((longer, rows))
+    return _select(pool, axis, x, longer[:-1], rows)
 
 
-def check_choices(
-    where: str, choices: Sequence[int] | np.ndarray | jax.Array, pool: ActivationPool
-) -> np.ndarray:
-    """choices as a static int32 array [N]; raises as `apply_choices` does."""
-    if isinstance(choices, jax.core.Tracer):
-        raise TypeError(f"{where}: choices must be static integers; for traced ones use mix")
-    indices = np.asarray(choices)
-    if indices.ndim != 1 or (indices.size and not np.issubdtype(indices.dtype, np.integer)):
-        raise TypeError(
-            f"{where}: choices must be integers [N], got {indices.dtype}{list(indices.shape)}"
-        )
-    outside = (indices < 0) | (indices >= len(pool))
-    if outside.any():
-        neuron = int(np.argmax(outside))
+def _opaque(pool: ActivationPool, choices: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """Choices [N] and their rows of coefficients [C + 1, N], hidden from XLA.
+
+    If XLA saw constants it would drop the functions that are not in use and compile the others
+    differently: the values of the two phases would differ in the last bit.
+    """
+    rows = _fused.traced_coefficients(pool, choices, _fused.wide(dtype))
+    return jax.lax.optimization_barrier((choices, rows))
+
+
+def _check_input(where: str, x: jax.Array, axis: int, pool: ActivationPool) -> int:
+    check_float_input(where, x)
+    check_pool(where, pool)
+    for name, function in zip(pool.names, pool.functions, strict=True):
+        if _fused.coefficients(function) is None:
+            _check_elementwise(name, function)
+    return check_axis(where, x, axis)
+
+
+@functools.lru_cache(maxsize=256)
+def _check_elementwise(name: str, function: Activation) -> None:
+    """Raises ValueError if f on an array differs from f on its elements one by one.
+
+    Best effort: a function that cannot be called here is left to fail where it is used.
+    """
+    x = jnp.array([[0.5, -1.5, 2.0], [-0.25, 1.25, -3.0]], jnp.float32)
+    try:
+        with jax.ensure_compile_time_eval():
+            whole = np.asarray(function(x))
+            alone = [np.asarray(function(value.reshape(1, 1))).item() for value in x.ravel()]
+    except Exception:
+        return
+    if whole.shape != x.shape:
+        raise ValueError(f"{name!r} is not elementwise: it maps [2, 3] to {list(whole.shape)}")
+    if not np.allclose(whole, np.reshape(alone, x.shape), rtol=1e-4, atol=1e-5, equal_nan=True):
         raise ValueError(
-            f"{where}: choice {indices[neuron]} of neuron {neuron} is outside [0, {len(pool)}) "
-            f"for {pool}"
+            f"{name!r} is not elementwise: its value at one element depends on the others"
         )
-    return indices.astype(np.int32)
-
-
-def _check_input(where: str, x: jax.Array, axis: int) -> int:
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"{where}: x must be a real floating-point array, got {x.dtype}")
-    if not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"{where}: axis {axis} is out of range for x{list(x.shape)}")
-    return axis % x.ndim
 
 
 def _along(axis: int, ndim: int, values: jax.Array) -> jax.Array:
@@ -152,32 +175,32 @@ def _along(axis: int, ndim: int, values: jax.Array) -> jax.Array:
 
 
 def _select(
-    pool: ActivationPool, axis: int, x: jax.Array, choices: jax.Array, columns: jax.Array
+    pool: ActivationPool, axis: int, x: jax.Array, choices: jax.Array, rows: jax.Array
 ) -> jax.Array:
-    """f_c[n](x); choices [N] and columns [C + 1, N] say the same, to the two forms."""
-    fast = one_exp.covered(pool)
-    y = _one_exp(pool, x, _along(axis, x.ndim, columns)) if fast else jnp.zeros_like(x)
+    """f_c[n](x): functions with coefficients by `rows` [C + 1, N], the others by `choices` [N]."""
+    fused = _fused.covered(pool)
+    y = _fused_value(pool, x, _along(axis, x.ndim, rows)) if fused else jnp.zeros_like(x)
     others = tuple(
         (k, _Elementwise(name, function))
         for k, (name, function) in enumerate(zip(pool.names, pool.functions, strict=True))
-        if k not in fast
+        if k not in fused
     )
     return _masked(others, x, _along(axis, x.ndim, choices), y) if others else y
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _one_exp(pool: ActivationPool, x: jax.Array, columns: jax.Array) -> jax.Array:
-    """The pool's functions that have coefficients, by the fast form; any number for the others."""
-    return one_exp.evaluate(pool, x.astype(one_exp.wide(x.dtype)), columns).astype(x.dtype)
+def _fused_value(pool: ActivationPool, x: jax.Array, rows: jax.Array) -> jax.Array:
+    """f_c[n](x) of functions that have coefficients; any number where the choice has none."""
+    return _fused.evaluate(pool, x.astype(_fused.wide(x.dtype)), rows).astype(x.dtype)
 
 
-@_one_exp.defjvp
-def _one_exp_jvp(pool, primals, tangents):
-    x, columns = primals
-    y, wide = _one_exp(pool, x, columns), one_exp.wide(x.dtype)
+@_fused_value.defjvp
+def _fused_value_jvp(pool, primals, tangents):
+    x, rows = primals
+    y, wide = _fused_value(pool, x, rows), _fused.wide(x.dtype)
     # The derivative from a y that is rounded to 16 bits would be off by as much.
     known = y if x.dtype == wide else None
-    slope = one_exp.slope(pool, x.astype(wide), known, columns)
+    slope = _fused.derivative(pool, x.astype(wide), known, rows)
     return y, slope.astype(x.dtype) * tangents[0]
 
 
@@ -237,9 +260,9 @@ def _hard_mix(
     x: jax.Array,
     weights: jax.Array,
     choices: jax.Array,
-    columns: jax.Array,
+    rows: jax.Array,
 ) -> jax.Array:
-    return _select(pool, axis, x, choices, columns)
+    return _select(pool, axis, x, choices, rows)
 
 
 def _hard_mix_jvp(pool, axis, primals, tangents):
@@ -251,78 +274,8 @@ def _hard_mix_jvp(pool, axis, primals, tangents):
     else:
         y, y_dot = jax.jvp(lambda x: _select(pool, axis, x, *chosen), (x,), (x_dot,))
     if not isinstance(weights_dot, SymbolicZero):
-        y_dot = y_dot + _weighted_sum(pool, axis, x, weights_dot).astype(x.dtype)
+        y_dot = y_dot + weighted_sum(pool, axis, x, weights_dot).astype(x.dtype)
     return y, y_dot
 
 
 _hard_mix.defjvp(_hard_mix_jvp, symbolic_zeros=True)
-
-
-# Weighting: Σ_k weights[n, k] · f_k(x), whose transpose is the gradient to the weights
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _weighted_sum(pool: ActivationPool, axis: int, x: jax.Array, weights: jax.Array) -> jax.Array:
-    """Σ_k weights[n, k] · f_k(x) in at least float32.
-
-    Its transpose takes the sums over the batch that the logits need. It computes the function
-    values anew: of small batches all at once, of large ones block by block of rows.
-    """
-    dtype = jnp.promote_types(one_exp.wide(x.dtype), one_exp.wide(weights.dtype))
-    if not x.size:
-        return jnp.zeros(x.shape, dtype)
-    matrix = jnp.asarray(one_exp.terms_matrix(pool), dtype)
-    coefficients = jnp.einsum("jk,nk->jn", matrix, weights.astype(dtype), precision="highest")
-    rows = jnp.moveaxis(x, axis, -1)
-    shape = rows.shape
-    rows = rows.reshape(-1, shape[-1])
-    at_once = jax.default_backend() == "cpu" and len(rows) < BLOCKED
-    result = (_sum_at_once if at_once else _sum_by_blocks)(pool, rows, coefficients)
-    return jnp.moveaxis(result.reshape(shape), -1, axis)
-
-
-BLOCKED = 1024
-"""From so many rows on the sums are taken block by block."""
-
-
-@functools.partial(jax.checkpoint, static_argnums=0)
-def _sum_at_once(pool: ActivationPool, rows: jax.Array, coefficients: jax.Array) -> jax.Array:
-    """Σ_j coefficients[j] · φ_j(rows); rows [B, N], coefficients [J, N]."""
-    # The transpose of `split` is one stack, and that of the broadcast one plain sum over its rows:
-    # two passes on both cores, where a sum per term would be J passes and slower ones.
-    spread = jnp.broadcast_to(coefficients[:, None], (len(coefficients), *rows.shape))
-    parts = [part[0] for part in jax.lax.split(spread, [1] * len(coefficients))]
-    return _add_up(parts, one_exp.terms(pool, rows))
-
-
-def _sum_by_blocks(pool: ActivationPool, rows: jax.Array, coefficients: jax.Array) -> jax.Array:
-    """The same, a block of rows at a time."""
-    on_cpu = jax.default_backend() == "cpu"
-    batch, features = rows.shape
-    # Few enough for a CPU's cache, and a sixteenth of the batch at most. XLA for GPUs fuses the
-    # sums by itself.
-    block = max(1, min(32_768 // features, batch // 16)) if on_cpu else batch
-
-    def repeat(row: jax.Array) -> jax.Array:
-        # As a product, because its transpose sums faster than a reduction does on a CPU.
-        ones = jnp.ones((block, 1), row.dtype)
-        product = functools.partial(jnp.matmul, precision="highest")
-        return product(ones, row[None]) if on_cpu else jnp.broadcast_to(row, (block, features))
-
-    # Each coefficient is a block of its own, equal in every row: so the transpose adds up whole
-    # blocks, elementwise, and sums over the rows of a block once, after the last.
-    spread = [repeat(row) for row in coefficients]
-
-    @jax.checkpoint
-    def add(rows: jax.Array) -> jax.Array:
-        parts = [part[: len(rows)] for part in spread]
-        return _add_up(parts, one_exp.terms(pool, rows, share=on_cpu))
-
-    whole = batch // block * block
-    result = jax.lax.map(add, rows[:whole].reshape(-1, block, features)).reshape(whole, features)
-    return jnp.concatenate([result, add(rows[whole:])]) if whole < batch else result
-
-
-def _add_up(coefficients: Sequence[jax.Array], terms: Sequence[jax.Array]) -> jax.Array:
-    products = (c * y.astype(c.dtype) for c, y in zip(coefficients, terms, strict=True))
-    return functools.reduce(jnp.add, products)

@@ -1,32 +1,30 @@
-"""The two layers and the switch between them, for Flax NNX."""
+"""The two layers, and the switch between them there and back, for Flax NNX."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import flax.errors
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from smartmixed_jax import estimators
-from smartmixed_jax.estimators import (
-    Estimator,
-    check_temperature,
-    gumbel_straight_through,
-    repeat_to_neurons,
-)
+from smartmixed_jax._checks import check_temperature
+from smartmixed_jax.estimators import gumbel_straight_through
 from smartmixed_jax.layer import (
-    Initializer,
-    argmax,
-    check_fixable,
+    Start,
     check_options,
-    logits_shape,
-    one_random_entry,
+    choices_of,
+    favouring,
     promote,
-    table_of,
+    repeat_to_neurons,
 )
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.pools import PAPER_POOL, ActivationPool
 from smartmixed_jax.table import FunctionTable
+from smartmixed_jax.types import Estimator, Initializer
 
 RngSource = nnx.Rngs | nnx.RngStream
 """What draws: its `selection` stream, or the default one; or a stream itself."""
@@ -37,17 +35,29 @@ ModuleType = TypeVar("ModuleType", bound=nnx.Module)
 class SelectionLogits(nnx.Param):
     """Selection logits [N, K]: an `nnx.Param`, so that an unchanged training loop trains them.
 
-    As a filter it separates them from the weights; it must come first.
+    As a filter it separates them from the weights; it must come first. `nnx.bridge.to_linen` keeps
+    them in a collection of this name in snake case, `selection_logits`.
 
     Example:
         >>> import jax
         >>> from flax import nnx
         >>> from smartmixed_jax import MLP, SelectionLogits
         >>> model = MLP(4, (8,), 2, rngs=nnx.Rngs(0))
-        >>> graphdef, logits, weights, rest = nnx.split(model, SelectionLogits, nnx.Param, ...)
+        >>> graphdef, logits, weights, others = nnx.split(model, SelectionLogits, nnx.Param, ...)
         >>> len(jax.tree.leaves(logits)), len(jax.tree.leaves(weights))
         (1, 4)
     """
+
+
+nnx.register_variable_name("selection_logits", SelectionLogits, overwrite=True)
+
+
+class Temperature(nnx.Variable):
+    """A temperature given as an array, float32 []."""
+
+
+class Choices(nnx.Variable):
+    """Fixed choices that are data of a compiled program, int32 [N]; stacked layers [..., N]."""
 
 
 class SelectiveActivation(nnx.Module):
@@ -57,27 +67,34 @@ class SelectiveActivation(nnx.Module):
         features: N, the neurons or channels on `axis`.
         pool: K functions to choose from.
         estimator: how a choice is drawn and how its gradient reaches the logits.
-        temperature: τ > 0 of the estimator. Held as an array: `nnx.view(model, temperature=τ)`
-            or the argument of the call changes it without recompiling.
+        temperature: τ > 0 of the estimator. A number is a static attribute, as `nnx.Dropout`'s
+            rate is; an array, here, in `nnx.view(model, temperature=τ)` or in the call, is data,
+            and changes without recompiling.
         axis: the axis of x that holds the N neurons.
         deterministic: argmax of the logits, no noise; `model.eval()` and `model.train()` set it.
-        logits_init: initializer of the logits [N, K].
-        keep_rngs: hold a stream forked from `rngs` (its `selection` stream, or the default one)
-            for models that call `act(x)` and pass nothing. In tree mode `nnx.grad` refuses such a
-            model: differentiate its split parameters.
+        start: (name, probability): each neuron's probability of one function at the start, in
+            (1/K, 1); None: that of `logits_init`.
+        logits_init: initializer of the logits [N, K]; None: 0, and 0.001 at one random entry per
+            neuron, as published.
         groups: neurons that share one choice: an int G splits the N neurons into G equal
             contiguous blocks (1: one choice for the layer), N ints in [0, G) name each neuron's
             group; None: every neuron chooses for itself.
+        keep_rngs: hold a stream forked from `rngs` (its `selection` stream, or the default one)
+            for models that call `act(x)` and pass nothing. In tree mode `nnx.grad` refuses such a
+            model: differentiate its split parameters.
         dtype: of the computation and result; None keeps that of x.
         param_dtype: of the logits.
         rngs: its `params` stream draws the logits.
 
     Attributes:
-        logits: SelectionLogits [N, K], the only parameter; [G, K] with groups.
+        selection_logits: SelectionLogits [N, K], the only parameter; [G, K] with groups. `logits`
+            is another name for it.
         groups: each neuron's group, [N] ints, or None.
 
     Raises:
-        ValueError: features < 1, temperature ≤ 0, groups that do not fit the features.
+        TypeError: an option is of the wrong type.
+        ValueError: features < 1, temperature ≤ 0, groups that do not fit the features, a start
+            that does not fit the pool.
 
     Example:
         >>> import jax.numpy as jnp
@@ -97,25 +114,43 @@ class SelectiveActivation(nnx.Module):
         temperature: float | jax.Array = 1.0,
         axis: int = -1,
         deterministic: bool = False,
-        logits_init: Initializer = one_random_entry(),
-        keep_rngs: bool = False,
+        start: Start | None = None,
+        logits_init: Initializer | None = None,
         groups: int | Sequence[int] | None = None,
+        keep_rngs: bool = False,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
         rngs: RngSource,
     ) -> None:
-        self.groups = check_options(features, temperature, groups)
+        options = check_options(
+            "SelectiveActivation",
+            features=features,
+            pool=pool,
+            estimator=estimator,
+            temperature=temperature,
+            axis=axis,
+            logits_init=logits_init,
+            start=start,
+            groups=groups,
+        )
         self.features = features
         self.pool = pool
         self.estimator = estimator
-        self.temperature = jnp.asarray(temperature, jnp.float32)
+        self.temperature = _static_or_variable(temperature)
         self.axis = axis
         self.deterministic = deterministic
+        self.groups = options.groups
         self.dtype = dtype
-        key = rngs.params() if isinstance(rngs, nnx.Rngs) else _stream(rngs)()
-        shape = logits_shape(features, pool, self.groups)
-        self.logits = SelectionLogits(logits_init(key, shape, param_dtype))
+        key = rngs.params() if isinstance(rngs, nnx.Rngs) else _draw(rngs)
+        self.selection_logits = SelectionLogits(
+            options.logits_init(key, options.shape, param_dtype)
+        )
         self.rngs = _stream(rngs).fork() if keep_rngs else nnx.data(None)
+
+    @property
+    def logits(self) -> SelectionLogits:
+        """`selection_logits`. An old state, whose logits have this name, loads by `nnx.update`."""
+        return self.selection_logits
 
     def __call__(
         self,
@@ -138,25 +173,23 @@ class SelectiveActivation(nnx.Module):
             The shape of x, in `dtype` or the dtype of x.
 
         Raises:
-            ValueError: noise is needed and there are no rngs; N does not fit x; τ ≤ 0.
+            ValueError: noise is needed and there are no rngs, or they cannot be advanced here; N
+                does not fit x; τ ≤ 0.
             TypeError: x is integer or complex; rngs is a bare key.
         """
         x = promote("SelectiveActivation", x, self.dtype)
-        logits = self.logits[...]
+        logits = self.selection_logits[...]
         if self.deterministic if deterministic is None else deterministic:
             selection = estimators.deterministic(logits)
         else:
             rngs = self.rngs if rngs is None else rngs
-            key = None if rngs is None else _stream(rngs)()
-            temperature = self.temperature if temperature is None else temperature
+            key = None if rngs is None else _draw(rngs)
+            if temperature is None:
+                held = self.temperature
+                temperature = held[...] if isinstance(held, nnx.Variable) else held
             selection = self.estimator(logits, key, temperature)
         selection = repeat_to_neurons(selection, self.groups)
         return mix(x, selection, self.pool, axis=self.axis)
-
-    def fix(self) -> "MixedActivation":
-        """The fixed layer with choices[n] = argmax_k logits[n, k], those of n's group."""
-        table = table_of(argmax(self.logits[...]), self.pool, self.groups)
-        return MixedActivation(table, axis=self.axis, dtype=self.dtype)
 
     def set_view(
         self,
@@ -171,13 +204,13 @@ class SelectiveActivation(nnx.Module):
             >>> model = MLP(4, (8,), 2, rngs=nnx.Rngs(0))
             >>> cooler = nnx.view(model, temperature=0.5)
             >>> cooler.activations[0].temperature, model.activations[0].temperature
-            (Array(0.5, dtype=float32), Array(1., dtype=float32))
+            (0.5, 1.0)
         """
         if deterministic is not None:
             self.deterministic = deterministic
         if temperature is not None:
             check_temperature("SelectiveActivation", temperature)
-            self.temperature = jnp.asarray(temperature, jnp.float32)
+            self.temperature = _static_or_variable(temperature)
         if estimator is not None:
             self.estimator = estimator
 
@@ -186,9 +219,16 @@ class MixedActivation(nnx.Module):
     """Every neuron applies its fixed function (arXiv 2510.22450, phase 2); no parameters.
 
     Args:
-        table: N neurons' functions, static.
+        table: N neurons' functions.
         axis: the axis of x that holds the N neurons.
         dtype: of the computation and result; None keeps that of x.
+        static: the table is a static attribute, a constant of a compiled program. Otherwise the
+            choices are a Variable: data, so that models that differ in them share a compilation.
+
+    Attributes:
+        pool: that of the table.
+        table: the table, or None if it is not static.
+        choices: Choices [N], or [..., N] of layers stacked by `nnx.vmap`; None if static.
 
     Example:
         >>> import jax.numpy as jnp
@@ -197,8 +237,14 @@ class MixedActivation(nnx.Module):
         Array([0. , 0.5], dtype=float32)
     """
 
-    def __init__(self, table: FunctionTable, *, axis: int = -1, dtype: Any = None) -> None:
-        self.table = table
+    def __init__(
+        self, table: FunctionTable, *, axis: int = -1, dtype: Any = None, static: bool = True
+    ) -> None:
+        if not isinstance(table, FunctionTable):
+            raise TypeError(f"MixedActivation: table must be a FunctionTable, got {table!r:.60}")
+        self.pool = table.pool
+        self.table = table if static else None
+        self.choices = nnx.data(None if static else Choices(jnp.asarray(table.choices, jnp.int32)))
         self.axis = axis
         self.dtype = dtype
 
@@ -213,7 +259,15 @@ class MixedActivation(nnx.Module):
         """x [..., N] → [..., N]. The keywords of `SelectiveActivation` are taken and ignored."""
         del rngs, deterministic, temperature
         x = promote("MixedActivation", x, self.dtype)
-        return apply_choices(x, self.table.choices, self.table.pool, axis=self.axis)
+        choices = self.choices[...] if self.table is None else self.table.choices
+        return apply_choices(x, choices, self.pool, axis=self.axis)
+
+    def tables(self) -> dict[str, FunctionTable]:
+        """The table of each stacked layer by its index, such as "[0]"; of a single layer by ""."""
+        if self.table is not None:
+            return {"": self.table}
+        choices = np.asarray(self.choices[...])
+        return {name: FunctionTable(self.pool, choices[at]) for name, at in stacked(choices, 1)}
 
 
 def fix_choices(
@@ -223,7 +277,8 @@ def fix_choices(
 
     Each neuron keeps argmax of its logits. The other parameters are new Variables that hold the
     same arrays; the input model stays intact. The outputs are those of the input model with
-    `deterministic=True`, bit for bit when both are compiled.
+    `deterministic=True`, bit for bit when both are compiled. Layers stacked by `nnx.vmap` become
+    one MixedActivation whose choices [..., N] are a Variable, a row for each layer.
 
     Args:
         model: holds SelectiveActivations.
@@ -231,8 +286,8 @@ def fix_choices(
             others stay selective. None: all.
 
     Raises:
-        ValueError: the model holds no SelectiveActivation, or `where` takes none of them; a layer
-            to be fixed is traced or stacked.
+        ValueError: the model holds no SelectiveActivation, or `where` takes none of them; the
+            logits of a layer to be fixed are traced or NaN.
 
     Example:
         >>> from flax import nnx
@@ -242,34 +297,177 @@ def fix_choices(
         >>> [type(activation).__name__ for activation in partly.activations]
         ['MixedActivation', 'SelectiveActivation']
     """
+
+    def fixed(path: str, layer: SelectiveActivation) -> MixedActivation:
+        choices = choices_of(f"fix_choices: {path}", layer.selection_logits[...])
+        if layer.groups is not None:
+            choices = choices[..., np.asarray(layer.groups)]
+        return _mixed(layer.pool, choices, layer.axis, layer.dtype)
+
+    return _replace("fix_choices", model, SelectiveActivation, fixed, where)
+
+
+def release_choices(
+    model: ModuleType,
+    where: Callable[[str, MixedActivation], bool] | None = None,
+    *,
+    probability: float = 0.9,
+    rngs: RngSource,
+    keep_rngs: bool = True,
+    **options: Any,
+) -> ModuleType:
+    """A new model in which every MixedActivation selects again, starting from its choices.
+
+    The way back from `fix_choices`. Pool, axis and dtype are kept, and so are the argmax and the
+    deterministic outputs, bit for bit when both are compiled. The other parameters are new
+    Variables that hold the same arrays; the input model stays intact.
+
+    Args:
+        model: holds MixedActivations.
+        where: `where(path, layer)` says whether to release that layer, path as in `summarize`;
+            None: all.
+        probability: of each neuron's present choice, in (1/K, 1); the K − 1 others share the rest.
+        rngs: the layers' streams are forked from it.
+        keep_rngs: as in `select_activations`; rngs passed to the call win over kept ones.
+        options: of every SelectiveActivation: `estimator`, `temperature`, `groups`, ….
+
+    Raises:
+        ValueError: the model holds no MixedActivation, or `where` takes none; a probability
+            outside (1/K, 1); `groups` of neurons whose choices differ.
+
+    Example:
+        >>> from flax import nnx
+        >>> from smartmixed_jax import MLP, fix_choices, release_choices
+        >>> fixed = fix_choices(MLP(4, (8,), 2, rngs=nnx.Rngs(0)))
+        >>> model = release_choices(fixed, rngs=nnx.Rngs(1))
+        >>> fix_choices(model).activations[0].table == fixed.activations[0].table
+        True
+    """
+
+    def released(path: str, layer: MixedActivation) -> SelectiveActivation:
+        place = f"release_choices: {path}"
+        static = layer.table is not None
+        choices = np.asarray(layer.table.choices if static else layer.choices[...])
+        shared = {"axis": layer.axis, "dtype": layer.dtype, "rngs": rngs}
+        result = SelectiveActivation(choices.shape[-1], layer.pool, **shared, **options)
+        if result.groups is not None:
+            groups = np.asarray(result.groups)
+            firsts = np.unique(groups, return_index=True)[1]
+            if (choices[..., firsts][..., groups] != choices).any():
+                raise ValueError(
+                    f"{place}: groups hold neurons whose choices differ; expected one choice "
+                    "per group"
+                )
+            choices = choices[..., firsts]
+        init = favouring(place, choices, layer.pool, probability)
+        logits = result.selection_logits
+        shape, dtype = (*choices.shape, len(layer.pool)), logits.dtype
+        result.selection_logits = SelectionLogits(init(None, shape, dtype))
+        if keep_rngs:
+            stream = _stream(rngs)
+            result.rngs = stream.split(choices.shape[:-1]) if choices.ndim > 1 else stream.fork()
+        return result
+
+    return _replace("release_choices", model, MixedActivation, released, where)
+
+
+def label_parameters(params: Any, *, selection: str = "selection", weights: str = "weights") -> Any:
+    """The labels of a tree of parameters, for `optax.multi_transform(transforms, labels)`.
+
+    Selection logits are known by their type in NNX, and everywhere by their name,
+    `selection_logits`: of Linen parameters, boxed or not, of a whole set of `variables`, of pure
+    NNX states, of models on either side of `nnx.bridge`, and of gradients of all these. The
+    function itself may be the labels: `optax.multi_transform(transforms, label_parameters)`.
+
+    Args:
+        params: a tree of parameters, or of gradients.
+        selection: the label of selection logits.
+        weights: the label of everything else.
+
+    Returns:
+        The tree with a label in place of every parameter.
+
+    Example:
+        >>> from flax import nnx
+        >>> from smartmixed_jax import SelectiveActivation, label_parameters
+        >>> rngs = nnx.Rngs(0)
+        >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), SelectiveActivation(8, rngs=rngs))
+        >>> labels = label_parameters(nnx.state(model, nnx.Param))
+        >>> labels["layers"][0]["kernel"], labels["layers"][1]["selection_logits"]
+        ('weights', 'selection')
+    """
+
+    def label(path: tuple[Any, ...], leaf: Any) -> str:
+        names = (getattr(entry, "key", getattr(entry, "name", None)) for entry in path)
+        found = isinstance(leaf, SelectionLogits) or "selection_logits" in names
+        return selection if found else weights
+
+    return jax.tree_util.tree_map_with_path(
+        label, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
+    )
+
+
+def stacked(array: Any, axes: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """("[i]", (i,)) for each of the arrays that are stacked in one; ("", ()) if it is a single one.
+
+    Args:
+        array: [..., and `axes` axes of a single one].
+    """
+    for index in itertools.product(*map(range, array.shape[: array.ndim - axes])):
+        yield "".join(f"[{i}]" for i in index), index
+
+
+def _mixed(pool: ActivationPool, choices: np.ndarray, axis: int, dtype: Any) -> MixedActivation:
+    """The fixed layer of choices [N], or of stacked layers' [..., N]."""
+    single = choices.ndim == 1
+    table = FunctionTable(pool, choices.reshape(-1, choices.shape[-1])[0])
+    layer = MixedActivation(table, axis=axis, dtype=dtype, static=single)
+    if not single:
+        layer.choices = Choices(jnp.asarray(choices))
+    return layer
+
+
+def _replace(
+    caller: str,
+    model: ModuleType,
+    kind: type,
+    change: Callable[[str, Any], nnx.Module],
+    where: Callable[[str, Any], bool] | None,
+) -> ModuleType:
+    """The model with `change(path, layer)` in place of every layer of a kind that `where` takes."""
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"{caller}: model must be an nnx.Module, got {model!r:.60}")
     # Each layer is held beside its replacement: in tree mode the nodes are temporary, and the id
     # of a freed one is given to the next.
-    fixed: dict[int, tuple[SelectiveActivation, MixedActivation]] = {}
+    changed: dict[int, tuple[Any, nnx.Module]] = {}
     left: list[str] = []
 
     def replace(path: Any, node: Any) -> Any:
-        if not isinstance(node, SelectiveActivation):
+        if not isinstance(node, kind):
             return node
-        if where is not None and not where(".".join(map(str, path)), node):
-            left.append(_name(path))
+        name = ".".join(map(str, path))
+        if where is not None and not where(name, node):
+            left.append(name)
             return node
-        shape = logits_shape(node.features, node.pool, node.groups)
-        check_fixable(_name(path), node.logits[...], shape, "nnx.vmap")
-        return fixed.setdefault(id(node), (node, node.fix()))[1]
+        if id(node) not in changed:
+            changed[id(node)] = node, change(name or "the model", node)
+        return changed[id(node)][1]
 
     result = nnx.recursive_map(replace, nnx.clone(model))
-    if left and not fixed:
-        raise ValueError(f"fix_choices: where takes none of the layers: {', '.join(left)}")
-    if not fixed:
+    if left and not changed:
+        raise ValueError(f"{caller}: where takes none of the layers: {', '.join(left)}")
+    if not changed:
         raise ValueError(
-            f"fix_choices: {type(model).__name__} holds no SelectiveActivation "
+            f"{caller}: {type(model).__name__} holds no {kind.__name__} "
             "(one inside a closure cannot be found: hold it as an attribute)"
         )
     return result
 
 
-def _name(path: Any) -> str:
-    return ".".join(map(str, path)) or "the model"
+def _static_or_variable(temperature: float | jax.Array) -> float | Temperature:
+    if isinstance(temperature, jax.Array | np.ndarray):
+        return Temperature(jnp.asarray(temperature, jnp.float32))
+    return float(temperature)
 
 
 def _stream(rngs: RngSource) -> nnx.RngStream:
@@ -281,3 +479,16 @@ def _stream(rngs: RngSource) -> nnx.RngStream:
         f"rngs must be nnx.Rngs or nnx.RngStream, got {type(rngs).__name__}; a bare key would give "
         "every layer the same noise: pass nnx.Rngs(selection=key)"
     )
+
+
+def _draw(rngs: RngSource) -> jax.Array:
+    """The next key of the stream."""
+    try:
+        return _stream(rngs)()
+    except flax.errors.TraceContextError as error:
+        raise ValueError(
+            "SelectiveActivation: a random stream made outside of jax.vmap, jax.hessian or "
+            "jax.lax.scan cannot be advanced inside. Pass one made inside, "
+            "model(x, rngs=nnx.Rngs(selection=key)), or call nnx.view(model, deterministic=True), "
+            "or map with nnx.vmap and nnx.StateAxes"
+        ) from error

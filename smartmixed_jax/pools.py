@@ -6,20 +6,19 @@ real line, because the gradient to the selection logits evaluates every function
 the pool, chosen or not.
 """
 
-import copy
 import dataclasses
+import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Activation = Callable[[jax.Array], jax.Array]
-"""An elementwise function."""
+from smartmixed_jax.types import Activation
 
-Form = Literal["auto", "one_exp", "general"]
+Form = Literal["auto", "fused", "general"]
 """How a pool is evaluated; see `ActivationPool.with_form`."""
 
 
@@ -43,11 +42,29 @@ def gauss(x: jax.Array) -> jax.Array:
     return jnp.exp(-(x * x))
 
 
+@dataclasses.dataclass(frozen=True)
+class leaky_relu:
+    """x for x > 0, slope·x otherwise; slope may be any finite number. The derivative at 0 is slope.
+
+    Example:
+        >>> from smartmixed_jax import ActivationPool, leaky_relu
+        >>> ActivationPool({"relu": jax.nn.relu, "leaky_0.2": leaky_relu(0.2)})
+        ActivationPool(relu, leaky_0.2)
+    """
+
+    slope: float = 0.01
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.where(x > 0, x, self.slope * x)
+
+
 class ActivationPool:
     """An ordered, immutable, hashable mapping from names to elementwise functions.
 
     Pools with the same names and the same function objects, in the same order and form, are
-    equal, so a pool can be a static argument of `jax.jit`.
+    equal, so a pool can be a static argument of `jax.jit`. `copy.deepcopy` gives the same pool, and
+    `pickle` an equal one: functions travel by their import path. A function without one, such as a
+    lambda, is an error of `pickle`; `cloudpickle` takes it along by value.
 
     Args:
         functions: names → functions; the order gives every function its index
@@ -72,7 +89,12 @@ class ActivationPool:
         self, functions: Mapping[str, Activation] | Iterable[tuple[str, Activation]]
     ) -> None:
         pairs = functions.items() if isinstance(functions, Mapping) else functions
-        items = tuple((name, function) for name, function in pairs)
+        try:
+            items = tuple((name, function) for name, function in pairs)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"ActivationPool: expected names → functions, got {functions!r:.60}"
+            ) from None
         if not items:
             raise ValueError("ActivationPool: expected at least one function, got an empty pool")
         for name, function in items:
@@ -87,13 +109,18 @@ class ActivationPool:
             raise ValueError(f"ActivationPool: duplicate names {duplicates} in {list(self.names)}")
         self._set_form("auto")
 
+    def _set_form(self, form: Form) -> None:
+        self.form = form
+        self._key = (self.names, self.functions, form)
+        self._hash = hash(self._key)
+
     def with_form(self, form: Form) -> "ActivationPool":
         """The same functions, evaluated in a given form by `mix` and `apply_choices`.
 
         Args:
-            form: "auto", what every pool starts with: functions with coefficients by one
-                exponential (`smartmixed_jax.one_exp`), the others one by one; "one_exp": an error
-                if a function has no coefficients; "general": every function by itself.
+            form: "auto", what every pool starts with: functions with coefficients by one fused
+                formula (`smartmixed_jax.covered`), the others one by one; "fused": an error if a
+                function has no coefficients; "general": every function by itself.
 
         Raises:
             ValueError: form is none of the three.
@@ -105,14 +132,9 @@ class ActivationPool:
         """
         if form not in get_args(Form):
             raise ValueError(f"form must be one of {', '.join(get_args(Form))}, got {form!r}")
-        pool = copy.copy(self)
+        pool = ActivationPool(zip(self.names, self.functions, strict=True))
         pool._set_form(form)
         return pool
-
-    def _set_form(self, form: Form) -> None:
-        self.form = form
-        self._key = (self.names, self.functions, form)
-        self._hash = hash(self._key)
 
     def map(self, change: Callable[[str, Activation], Activation]) -> "ActivationPool":
         """The pool of change(name, function), under the same names and in the same form.
@@ -160,6 +182,54 @@ class ActivationPool:
     def __repr__(self) -> str:
         return f"ActivationPool({', '.join(self.names)})"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ActivationPool":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (self.names, tuple(map(_Portable, self.functions)), self.form)
+
+
+class _Portable:
+    """A function as pickle takes it: by its import path, or as it is where it has none.
+
+    By path because jax.nn's functions are objects that pickle copies: the copy is another function,
+    unequal to the one in `_fused`'s table and compiled again.
+    """
+
+    def __init__(self, function: Activation) -> None:
+        self.function = function
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        path = _import_path(self.function)
+        return (_imported, path) if path else (_itself, (self.function,))
+
+
+def _unpickled(names: tuple[str, ...], functions: tuple[Any, ...], form: Form) -> ActivationPool:
+    return ActivationPool(zip(names, functions, strict=True)).with_form(form)
+
+
+def _import_path(function: Any) -> tuple[str, str] | None:
+    """(module, name) under which the very object can be imported; public modules of JAX first."""
+    name = getattr(function, "__qualname__", "")
+    for module in ("jax.nn", "jax.numpy", "jax.lax", getattr(function, "__module__", None)):
+        try:
+            if module and _imported(module, name) is function:
+                return module, name
+        except (ImportError, AttributeError):
+            pass
+    return None
+
+
+def _imported(module: str, name: str) -> Any:
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _itself(function: Any) -> Any:
+    return function
+
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
@@ -171,6 +241,12 @@ class Affine:
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return (self.function(x) - self.shift) * self.scale
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Affine":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Affine, (_Portable(self.function), self.shift, self.scale)
 
 
 def _standardized(name: str, function: Activation) -> Activation:
@@ -219,6 +295,20 @@ REGRESSION_POOL = ActivationPool(
     }
 )
 """Eight functions for fitting functions of a few variables. gelu is the tanh form."""
+
+SMOOTH_POOL = ActivationPool(
+    {
+        "sin": jnp.sin,
+        "tanh": jnp.tanh,
+        "gelu": jax.nn.gelu,
+        "silu": jax.nn.silu,
+        "softplus": jax.nn.softplus,
+        "gauss": gauss,
+        "identity": identity,
+        "square": square,
+    }
+)
+"""Eight functions with derivatives of every order, for equations that contain them."""
 
 EXTENDED_POOL = ActivationPool(
     {

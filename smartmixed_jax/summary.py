@@ -1,6 +1,6 @@
 """What was chosen: plain dicts and arrays, no plotting."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -9,20 +9,63 @@ import numpy as np
 from flax import nnx
 
 from smartmixed_jax.estimators import soft_mixture
-from smartmixed_jax.nnx import MixedActivation, SelectiveActivation, fix_choices
+from smartmixed_jax.nnx import MixedActivation, SelectiveActivation, fix_choices, stacked
 from smartmixed_jax.pools import ActivationPool
 
 UNDECIDED = 0.5
 """A neuron whose largest probability is below this has not decided."""
 
 
+def statistics(logits: jax.Array, groups: tuple[int, ...] | None = None) -> dict[str, jax.Array]:
+    """What the neurons of one layer chose and how sure they are; may be traced.
+
+    Args:
+        logits: [N, K], or [G, K] with groups.
+        groups: each neuron's group, [N], or None.
+
+    Returns:
+        `counts` int32 [K] of the argmax, and of π = softmax(logits), as means over the N neurons
+        []: `max_probability` in [1/K, 1], `entropy` in nats in [0, ln K], `undecided`, the share
+        of neurons whose largest π is below 1/2.
+
+    Example:
+        >>> from smartmixed_jax.summary import statistics
+        >>> statistics(jnp.array([[0.0, 99.0], [99.0, 0.0]]))["counts"]
+        Array([1, 1], dtype=int32)
+    """
+    logits = logits if groups is None else logits[np.asarray(groups)]
+    chosen = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=jnp.int32)
+    log = jax.nn.log_softmax(logits.astype(jnp.float32))
+    probabilities = jnp.exp(log)
+    largest = jnp.max(probabilities, -1)
+    return {
+        "counts": jnp.sum(chosen, 0),
+        "max_probability": jnp.mean(largest),
+        "entropy": -jnp.mean(jnp.sum(probabilities * log, -1)),
+        "undecided": jnp.mean(largest < UNDECIDED),
+    }
+
+
+def layer_record(statistics: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """`statistics` of a layer as one of `summarize`'s records, by the names of the pool."""
+    counts = np.asarray(statistics["counts"]).tolist()
+    features = sum(counts)
+    return {
+        "features": features,
+        "counts": dict(zip(names, counts, strict=True)),
+        "shares": {name: n / features for name, n in zip(names, counts, strict=True)},
+        **{name: float(statistics[name]) for name in ("max_probability", "entropy", "undecided")},
+    }
+
+
 def selection_logits(model: nnx.Module) -> dict[str, np.ndarray]:
     """The logits of every SelectiveActivation, by path, in the order of the model.
 
-    [N, K], or [G, K] where neurons share a choice: what the layer holds.
+    [N, K], or [G, K] where neurons share a choice: what the layer holds; [..., N, K] of layers
+    stacked by `nnx.vmap`.
     """
     return {
-        path: np.asarray(layer.logits[...])
+        path: np.asarray(layer.selection_logits[...])
         for path, layer in _layers(model)
         if isinstance(layer, SelectiveActivation)
     }
@@ -33,9 +76,8 @@ def summarize(model: nnx.Module) -> dict[str, dict[str, Any]]:
 
     Returns:
         path of the layer → `features` N; `counts` and `shares` per function name (argmax);
-        and of π = softmax(logits), as means over the N neurons: `max_probability` in [1/K, 1],
-        `entropy` in nats in [0, ln K], `undecided` the share of neurons whose largest π is below
-        1/2. A fixed layer has 1, 0 and 0 there.
+        and `max_probability`, `entropy` and `undecided` as in `statistics`. A fixed layer has 1, 0
+        and 0 there. Layers stacked by `nnx.vmap` have a record each: path[0], path[1], ….
 
     Example:
         >>> from flax import nnx
@@ -47,30 +89,29 @@ def summarize(model: nnx.Module) -> dict[str, dict[str, Any]]:
     summary = {}
     for path, layer in _layers(model):
         if isinstance(layer, SelectiveActivation):
-            summary[path] = summarize_logits(layer.logits[...], layer.pool, layer.groups)
+            logits = layer.selection_logits[...]
+            for name, index in stacked(logits, 2):
+                summary[path + name] = summarize_logits(logits[index], layer.pool, layer.groups)
         else:
-            counts = layer.table.counts()
-            summary[path] = {**_counted(counts), **_CERTAIN}
+            for name, table in layer.tables().items():
+                summary[path + name] = fixed_record(table.counts())
     return summary
 
 
 def summarize_logits(
     logits: np.ndarray | jax.Array, pool: ActivationPool, groups: tuple[int, ...] | None = None
 ) -> dict[str, Any]:
-    """One layer of `summarize` from its logits [N, K], or [G, K] and each neuron's group [N]."""
-    logits = np.asarray(logits)
-    if groups is not None:
-        logits = logits[np.asarray(groups)]
-    counts = np.bincount(np.argmax(logits, -1), minlength=len(pool))
-    probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32)), np.float64)
-    largest = probabilities.max(-1)
-    log = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
-    return {
-        **_counted(dict(zip(pool.names, counts.tolist(), strict=True))),
-        "max_probability": float(largest.mean()),
-        "entropy": float(-(probabilities * log).sum(-1).mean()),
-        "undecided": float((largest < UNDECIDED).mean()),
-    }
+    """One record of `summarize` from a layer's logits [N, K], or [G, K] and each neuron's group."""
+    return layer_record(_statistics(jnp.asarray(logits), groups), pool.names)
+
+
+_statistics = jax.jit(statistics, static_argnums=1)
+
+
+def fixed_record(counts: dict[str, int]) -> dict[str, Any]:
+    """One record of `summarize` of a fixed layer."""
+    certain = {"max_probability": 1.0, "entropy": 0.0, "undecided": 0.0}
+    return layer_record({"counts": list(counts.values()), **certain}, tuple(counts))
 
 
 def switch_report(
@@ -101,21 +142,7 @@ def switch_report(
     }
 
 
-_CERTAIN = {"max_probability": 1.0, "entropy": 0.0, "undecided": 0.0}
-
-
-def _layers(model: nnx.Module) -> list[tuple[str, SelectiveActivation | MixedActivation]]:
-    return [
-        (".".join(map(str, path)), layer)
-        for path, layer in nnx.iter_modules(model)
-        if isinstance(layer, SelectiveActivation | MixedActivation)
-    ]
-
-
-def _counted(counts: dict[str, int]) -> dict[str, Any]:
-    features = sum(counts.values())
-    return {
-        "features": features,
-        "counts": counts,
-        "shares": {name: count / features for name, count in counts.items()},
-    }
+def _layers(model: nnx.Module) -> Iterator[tuple[str, SelectiveActivation | MixedActivation]]:
+    for path, layer in nnx.iter_modules(model):
+        if isinstance(layer, SelectiveActivation | MixedActivation):
+            yield ".".join(map(str, path)), layer

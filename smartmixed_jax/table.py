@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from smartmixed_jax.mixture import check_choices
+from smartmixed_jax._checks import check_choices
 from smartmixed_jax.pools import ActivationPool
 
 
@@ -91,6 +92,12 @@ class FunctionTable:
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FunctionTable":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FunctionTable, (self.pool, self.choices)
 
     def __repr__(self) -> str:
         used = ", ".join(f"{name} {count}" for name, count in self.counts().items() if count)

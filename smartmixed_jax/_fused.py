@@ -1,4 +1,4 @@
-"""The fast form: one branch-free formula with one exponential for a whole pool.
+"""The fused form: one branch-free formula with one exponential for a whole pool.
 
 With per-neuron coefficients, every function that has `Coefficients` is
 
@@ -9,11 +9,14 @@ With per-neuron coefficients, every function that has `Coefficients` is
     and gain·(y + log·log1p(e)) + offset is returned.
 
 Both e and t are needed: e − 1 would lose tanh and elu near 0, 1 + t the tail of the sigmoid. One
-range reduction gives both. The terms that no function of a pool has are left out, the pool alone
-decides which; so a value never depends on what its neighbours chose.
+range reduction gives both. Terms that no function of a pool has are left out; the pool alone
+decides which, so a value never depends on what its neighbours chose.
 
 The derivative of relu, leaky_relu, identity, elu, selu, sigmoid and tanh is a quadratic in the
 output y per sign of y; where a whole pool has it, only y is kept for the backward pass.
+
+The gradient to the logits needs Σ_b g·f_k(x) for every k. The K functions lie in the span of J ≤ K
+basis functions (leaky_relu is a sum of relu and identity), so J sums are enough.
 
 NaN gives NaN, ±inf the limit of the function, ±0 the value at 0 without its sign; at a kink the
 derivative is that of the negative side. float32 values are within 2.1 ulp of float64 for the
@@ -32,25 +35,43 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smartmixed_jax.pools import Activation, ActivationPool, Affine, gauss, identity, zero
+from smartmixed_jax.pools import ActivationPool, Affine, gauss, identity, leaky_relu, zero
+from smartmixed_jax.types import Activation
 
 INFINITY = float("inf")
 
 
 class Coefficients(NamedTuple):
-    """A function's numbers in the formula above.
+    """A function's numbers in the formula of the fused form.
 
-    A function of yours joins the fast form by an attribute `coefficients`. If it is a weighted sum
-    of other functions with coefficients, an attribute `basis` (functions → weights) saves a term in
-    the gradient to the logits.
+    Below, e = exp(−a), t = expm1(−a), and (x clipped to [low, high])
 
-    The numbers from `scale` to `offset` are as in the formula.
+        a = |x·(scale + cubic·x²)| + square·x²
+        x > 0:  y = (p_1 + p_x·x + p_t·t + (p_e + p_xe·x + p_xee·x·e)·e) / (1 + p_d·e + p_dd·e²)
+        x ≤ 0:  y = (      n_x·x + n_t·t + (n_e + n_xe·x + n_xee·x·e)·e) / (1 + n_d·e + n_dd·e²)
+        f(x) = gain·(y + log·log1p(e)) + offset
+
+    A function of yours joins the fused form by an attribute `coefficients`. If it is a weighted
+    sum of other functions with coefficients, an attribute `basis` (functions → weights) saves a
+    sum over the batch in the gradient to the logits.
 
     Attributes:
         low: where x may be clipped from below without changing the function; −inf where a term in
             x must reach it.
         high: the same from above.
         slope: (a0, a1, b0, b1, c) with dy/dx = (y > 0 ? a0 + a1·y : b0 + b1·y) + c·y², or None.
+
+    Example:
+        >>> import dataclasses, jax, jax.numpy as jnp
+        >>> from smartmixed_jax import ActivationPool, Coefficients, covered
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class ScaledTanh:                                   # tanh(x/2)
+        ...     coefficients = Coefficients(low=-800.0, high=800.0, scale=1.0,
+        ...                                 p_t=-1.0, p_d=1.0, n_t=1.0, n_d=1.0)
+        ...     def __call__(self, x):
+        ...         return jnp.tanh(x / 2)
+        >>> covered(ActivationPool({"relu": jax.nn.relu, "half": ScaledTanh(), "sin": jnp.sin}))
+        (0, 1)
     """
 
     low: float = -INFINITY
@@ -85,83 +106,77 @@ SLOPE = ("a0", "a1", "b0", "b1", "c")
 FAR = 800.0
 
 
-@dataclasses.dataclass(frozen=True)
-class leaky_relu:
-    """x for x > 0, slope·x otherwise; slope may be any finite number. The derivative at 0 is slope.
-
-    Example:
-        >>> from smartmixed_jax import ActivationPool, leaky_relu
-        >>> ActivationPool({"relu": jax.nn.relu, "leaky_0.2": leaky_relu(0.2)})
-        ActivationPool(relu, leaky_0.2)
-    """
-
-    slope: float = 0.01
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return jnp.where(x > 0, x, self.slope * x)
-
-    @property
-    def coefficients(self) -> Coefficients:
-        """With them the function joins the fast form."""
-        slope = (1.0, 0.0, self.slope, 0.0, 0.0) if self.slope >= 0 else None
-        return Coefficients(p_x=1.0, n_x=self.slope, slope=slope)
-
-    @property
-    def basis(self) -> Mapping[Activation, float]:
-        """The function as a weighted sum of relu and identity."""
-        return {jax.nn.relu: 1 - self.slope, identity: self.slope}
-
-
 _LAMBDA, _ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 _GELU = 2 * math.sqrt(2 / math.pi)
 
-_identity = Coefficients(p_x=1.0, n_x=1.0, slope=(1.0, 0.0, 1.0, 0.0, 0.0))
-_sigmoid = Coefficients(
+
+def _leaky(slope: float) -> Coefficients:
+    """x for x > 0, slope·x otherwise; the sign of y is that of x, if slope ≥ 0."""
+    from_output = (1.0, 0.0, slope, 0.0, 0.0) if slope >= 0 else None
+    return Coefficients(p_x=1.0, n_x=slope, slope=from_output)
+
+
+# σ(x) = 1 / (1 + e) for x > 0, e / (1 + e) otherwise;  σ′ = y − y²
+_SIGMOID = Coefficients(
     low=-FAR, high=FAR, p_1=1.0, p_d=1.0, n_e=1.0, n_d=1.0, slope=(0.0, 1.0, 0.0, 1.0, -1.0)
 )
-_tanh = Coefficients(
+# tanh(x) = ∓t / (1 + e) with a = |2x|;  tanh′ = 1 − y²
+_TANH = Coefficients(
     low=-FAR, high=FAR, scale=2.0, p_t=-1.0, p_d=1.0, n_t=1.0, n_d=1.0,
     slope=(1.0, 0.0, 1.0, 0.0, -1.0),
 )  # fmt: skip
-_silu = Coefficients(low=-FAR, p_x=1.0, p_d=1.0, n_xe=1.0, n_d=1.0)
+# silu(x) = x·σ(x) = x / (1 + e) for x > 0, x·e / (1 + e) otherwise
+_SILU = Coefficients(low=-FAR, p_x=1.0, p_d=1.0, n_xe=1.0, n_d=1.0)
 
 _KNOWN: dict[Any, Coefficients] = {
+    # x for x > 0, 0 otherwise
     jax.nn.relu: Coefficients(low=0.0, p_x=1.0, slope=(1.0, 0.0, 0.0, 0.0, 0.0)),
-    jax.nn.leaky_relu: leaky_relu(0.01).coefficients,
+    jax.nn.leaky_relu: _leaky(0.01),
+    # x for x > 0, t = exp(x) − 1 otherwise;  elu′ = 1, y + 1
     jax.nn.elu: Coefficients(low=-FAR, p_x=1.0, n_t=1.0, slope=(1.0, 0.0, 1.0, 1.0, 0.0)),
+    # λ·x for x > 0, λ·α·t otherwise;  selu′ = λ, y + λ·α
     jax.nn.selu: Coefficients(
         low=-FAR, p_x=_LAMBDA, n_t=_LAMBDA * _ALPHA, slope=(_LAMBDA, 0, _LAMBDA * _ALPHA, 1, 0)
     ),
-    jax.nn.sigmoid: _sigmoid,
-    jax.lax.logistic: _sigmoid,
-    jnp.tanh: _tanh,
-    jax.nn.tanh: _tanh,
-    jax.lax.tanh: _tanh,
-    jax.nn.silu: _silu,
-    jax.nn.gelu: _silu._replace(scale=_GELU, cubic=0.044715 * _GELU),
+    jax.nn.sigmoid: _SIGMOID,
+    jax.lax.logistic: _SIGMOID,
+    jnp.tanh: _TANH,
+    jax.nn.tanh: _TANH,
+    jax.lax.tanh: _TANH,
+    jax.nn.silu: _SILU,
+    # the tanh form: x·σ(2√(2/π)·(x + 0.044715·x³))
+    jax.nn.gelu: _SILU._replace(scale=_GELU, cubic=0.044715 * _GELU),
+    # x·tanh(softplus(x)) = x·(1 + 2e) / (1 + 2e + 2e²) for x > 0, x·(e + e²/2) / (1 + e + e²/2)
     jax.nn.mish: Coefficients(
         low=-FAR, p_x=1.0, p_xe=2.0, p_d=2.0, p_dd=2.0, n_xe=1.0, n_xee=0.5, n_d=1.0, n_dd=0.5
     ),
-    identity: _identity,
-    jax.nn.identity: _identity,
+    identity: Coefficients(p_x=1.0, n_x=1.0, slope=(1.0, 0.0, 1.0, 0.0, 0.0)),
+    jax.nn.identity: Coefficients(p_x=1.0, n_x=1.0, slope=(1.0, 0.0, 1.0, 0.0, 0.0)),
     zero: Coefficients(low=0.0, high=0.0, slope=(0.0, 0.0, 0.0, 0.0, 0.0)),
+    # max(x, 0) + log1p(e)
     jax.nn.softplus: Coefficients(low=-FAR, p_x=1.0, log=1.0),
+    # exp(−x²) = e with a = x²
     gauss: Coefficients(low=-FAR, high=FAR, scale=0.0, square=1.0, p_e=1.0, n_e=1.0),
 }
 
-_SUMS: dict[Any, Mapping[Activation, float]] = {
-    jax.nn.leaky_relu: leaky_relu(0.01).basis,
-    jax.nn.selu: {jax.nn.relu: _LAMBDA * (1 - _ALPHA), jax.nn.elu: _LAMBDA * _ALPHA},
-}
-"""Functions that are weighted sums of others, so that a pool's sums need fewer terms."""
+
+def _basis(function: Any) -> Mapping[Activation, float]:
+    """The function as a weighted sum of others, so that a pool needs fewer sums over the batch."""
+    if function is jax.nn.selu:
+        return {jax.nn.relu: _LAMBDA * (1 - _ALPHA), jax.nn.elu: _LAMBDA * _ALPHA}
+    if function is jax.nn.leaky_relu:
+        function = leaky_relu(0.01)
+    if isinstance(function, leaky_relu):
+        return {jax.nn.relu: 1 - function.slope, identity: function.slope}
+    return getattr(function, "basis", {function: 1.0})
 
 
 def coefficients(function: Activation) -> Coefficients | None:
     """The function's coefficients: known by object, or its attribute `coefficients`; else None.
 
     Example:
-        >>> from smartmixed_jax import one_exp
-        >>> one_exp.coefficients(jax.nn.elu).n_t, one_exp.coefficients(jnp.sin)
+        >>> from smartmixed_jax import coefficients
+        >>> coefficients(jax.nn.elu).n_t, coefficients(jnp.sin)
         (1.0, None)
     """
     if isinstance(function, Affine):
@@ -173,20 +188,22 @@ def coefficients(function: Activation) -> Coefficients | None:
             offset=(inner.offset - function.shift) * function.scale,
             slope=None,
         )
+    if isinstance(function, leaky_relu):
+        return _leaky(function.slope)
     known = _KNOWN.get(function)
     return known if known is not None else getattr(function, "coefficients", None)
 
 
 def covered(pool: ActivationPool) -> tuple[int, ...]:
-    """The indices of the pool's functions that the fast form evaluates; () in the general form.
+    """The indices of the pool's functions that the fused form evaluates; () in the general form.
 
     Raises:
-        ValueError: the pool asks for the form "one_exp" and a function has no coefficients.
+        ValueError: the pool asks for the form "fused" and a function has no coefficients.
 
     Example:
-        >>> from smartmixed_jax import REGRESSION_POOL, one_exp
-        >>> fast = one_exp.covered(REGRESSION_POOL)
-        >>> [name for k, name in enumerate(REGRESSION_POOL.names) if k not in fast]
+        >>> from smartmixed_jax import REGRESSION_POOL, covered
+        >>> fused = covered(REGRESSION_POOL)
+        >>> [name for k, name in enumerate(REGRESSION_POOL.names) if k not in fused]
         ['sin', 'square']
     """
     return _formula(pool).covered
@@ -210,19 +227,19 @@ class _Formula:
     table: np.ndarray
     from_output: bool
 
-    def bind(self, columns: jax.Array) -> dict[str, Any]:
-        """names → number, or column that broadcasts against x."""
-        rows = [columns[row] for row in range(len(self.table))]
-        return {**self.shared, **{name: rows[row] for name, row in self.varying.items()}}
+    def bind(self, rows: jax.Array) -> dict[str, Any]:
+        """names → number, or the row of `rows` [C + 1, …] that broadcasts against x."""
+        parts = [rows[row] for row in range(len(self.table))]
+        return {**self.shared, **{name: parts[row] for name, row in self.varying.items()}}
 
 
 @functools.lru_cache(maxsize=256)
 def _formula(pool: ActivationPool) -> _Formula:
     known = [None if pool.form == "general" else coefficients(f) for f in pool.functions]
     rows = {k: _row(record) for k, record in enumerate(known) if record is not None}
-    if pool.form == "one_exp" and len(rows) < len(pool):
+    if pool.form == "fused" and len(rows) < len(pool):
         missing = [name for name, record in zip(pool.names, known, strict=True) if record is None]
-        raise ValueError(f"{pool}: form 'one_exp' is asked for, but {missing} have no coefficients")
+        raise ValueError(f"{pool}: form 'fused' is asked for, but {missing} have no coefficients")
     # Beside functions outside the family x is kept for the backward pass anyway.
     from_output = len(rows) == len(pool) and all("a0" in row for row in rows.values())
     shared: dict[str, float] = {}
@@ -251,7 +268,7 @@ def _row(record: Coefficients) -> dict[str, float]:
 # Coefficients per neuron
 
 
-def fixed_columns(pool: ActivationPool, choices: np.ndarray) -> np.ndarray:
+def static_coefficients(pool: ActivationPool, choices: np.ndarray) -> np.ndarray:
     """The coefficients of static choices [N]: [C + 1, N] float64, a constant of the program."""
     # The last row is there to be different: XLA folds an array of equal values even behind an
     # optimization barrier, and would then compile the formula differently.
@@ -260,7 +277,7 @@ def fixed_columns(pool: ActivationPool, choices: np.ndarray) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
-def drawn_columns(pool: ActivationPool, choices: jax.Array, dtype: Any) -> jax.Array:
+def traced_coefficients(pool: ActivationPool, choices: jax.Array, dtype: Any) -> jax.Array:
     """The coefficients of traced choices [N]: [C + 1, N] of dtype."""
     table = jnp.asarray(np.concatenate([_formula(pool).table, np.zeros((1, len(pool)))]), dtype)
     drawn = choices[None] == jnp.arange(len(pool))[:, None]
@@ -279,16 +296,18 @@ def wide(dtype: Any) -> Any:
 
 # Compiled where the caller is not: some fifty operations one by one would take seconds at first.
 @functools.partial(jax.jit, static_argnums=0)
-def evaluate(pool: ActivationPool, x: jax.Array, columns: jax.Array) -> jax.Array:
-    """The formula at x, float32 or float64, with columns [C + 1, …] that broadcast against x."""
-    return _evaluate(_formula(pool).bind(columns), x)
+def evaluate(pool: ActivationPool, x: jax.Array, rows: jax.Array) -> jax.Array:
+    """The formula at x, float32 or float64; rows of coefficients [C + 1, …] broadcast against x."""
+    return _evaluate(_formula(pool).bind(rows), x)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def slope(pool: ActivationPool, x: jax.Array, y: jax.Array | None, columns: jax.Array) -> jax.Array:
+def derivative(
+    pool: ActivationPool, x: jax.Array, y: jax.Array | None, rows: jax.Array
+) -> jax.Array:
     """dy/dx: from y where it is given and every function of the pool allows it, else from x."""
     formula = _formula(pool)
-    c = formula.bind(columns)
+    c = formula.bind(rows)
     # Clipped where the derivative is constant, so that it is finite at ±inf.
     if y is None or not formula.from_output:
         near = _clip(x, -1e30, 1e30)
@@ -300,53 +319,58 @@ def slope(pool: ActivationPool, x: jax.Array, y: jax.Array | None, columns: jax.
     return jnp.broadcast_to(jnp.asarray(result, y.dtype), y.shape)
 
 
-def terms(pool: ActivationPool, x: jax.Array, share: bool = False) -> list[jax.Array]:
-    """φ_1(x) … φ_J(x), whose sums by `terms_matrix` are the pool's functions at x.
+def basis(pool: ActivationPool, x: jax.Array, share: bool = False) -> list[jax.Array]:
+    """φ_1(x) … φ_J(x), whose sums by `basis_matrix` are the pool's functions at x.
 
     Args:
         pool: K functions.
         x: any shape.
-        share: computes one exponential, kept for all terms, where XLA would otherwise compute one
-            in every term's loop.
+        share: computes exp(−|x|) once for all basis functions, where XLA would otherwise compute it
+            in the loop of each.
     """
     x_wide = x.astype(wide(x.dtype))
     e = jnp.exp(jnp.where(x_wide > 0, -x_wide, x_wide)) if share else None
     return [
         function(x) if record is None else _evaluate(_row(record), x_wide, e)
-        for function, record in _terms(pool)[0]
+        for function, record in _basis_of(pool)[0]
     ]
 
 
-def terms_matrix(pool: ActivationPool) -> np.ndarray:
+def basis_matrix(pool: ActivationPool) -> np.ndarray:
     """[J, K] with f_k = Σ_j matrix[j, k] · φ_j, J ≤ K."""
-    return _terms(pool)[1]
+    return _basis_of(pool)[1]
 
 
 @functools.lru_cache(maxsize=256)
-def _terms(
+def _basis_of(
     pool: ActivationPool,
 ) -> tuple[list[tuple[Activation, Coefficients | None]], np.ndarray]:
-    fast = covered(pool)
-    sums: list[Mapping[Any, float]] = []
-    for k, function in enumerate(pool.functions):
-        alone = {function: 1.0}
-        basis = _SUMS.get(function) or getattr(function, "basis", alone)
-        sums.append(basis if k in fast else alone)
-    functions = list(dict.fromkeys(function for basis in sums for function in basis))
-    matrix = np.array([[basis.get(function, 0.0) for basis in sums] for function in functions])
-    members = {function for k, basis in enumerate(sums) if k in fast for function in basis}
+    fused = covered(pool)
+    sums: list[Mapping[Any, float]] = [
+        _basis(function) if k in fused else {function: 1.0}
+        for k, function in enumerate(pool.functions)
+    ]
+    functions = list(dict.fromkeys(function for weights in sums for function in weights))
+    matrix = np.array([[weights.get(f, 0.0) for weights in sums] for f in functions])
+    members = {function for k in fused for function in sums[k]}
     return [(f, coefficients(f) if f in members else None) for f in functions], matrix
 
 
-def _evaluate(c: Mapping[str, Any], x: jax.Array, held: jax.Array | None = None) -> jax.Array:
-    """The formula; held: exp(−|x|), used where `scale` is 1 or 2, to an absolute error only."""
+def _evaluate(
+    c: Mapping[str, Any], x: jax.Array, exponential: jax.Array | None = None
+) -> jax.Array:
+    """The formula, with coefficients c by name.
+
+    exponential: exp(−|x|) where it is known already. It serves functions with `scale` 1 or 2, and
+    makes t = e − 1 exact to an absolute error only: enough for sums over a batch, not for values.
+    """
     x = _clip(x, c["low"], c["high"])
     near = _clip(x, -FAR, FAR)  # where it matters; keeps 0 · x finite
     a = _times(_sum(c["scale"], _times(c["cubic"], near * near)), x)
     positive = x > 0
     m = _sum(jnp.where(positive, -a, a), _times(c["square"], -(near * near)))
-    if held is not None and c["scale"] in (1.0, 2.0) and c["cubic"] == c["square"] == 0.0:
-        e = held if c["scale"] == 1.0 else held * held
+    if exponential is not None and c["scale"] in (1.0, 2.0) and c["cubic"] == c["square"] == 0.0:
+        e = exponential if c["scale"] == 1.0 else exponential * exponential
         t = e - 1
     else:
         e, t = exp_and_expm1(m)
