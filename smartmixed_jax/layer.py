@@ -1,7 +1,8 @@
 """What the layers of Flax NNX and Flax Linen share: options, initial logits, choices, tables."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -40,28 +41,28 @@ def one_random_entry(value: float = 1e-3) -> Initializer:
 
 
 def favouring(
-    where: str, choices: int | np.ndarray, pool: ActivationPool, probability: float
+    where: str, choices: int | np.ndarray | jax.Array, functions: int, probability: float
 ) -> Initializer:
     """Initializer whose softmax gives each row's choice `probability`, the other K − 1 the rest.
 
     Args:
         where: what an error names first.
         choices: an index for all rows, or one per row [..., N].
-        pool: K functions.
+        functions: K.
         probability: in (1/K, 1).
     """
     if isinstance(probability, bool) or not isinstance(probability, int | float | np.number):
         raise TypeError(f"{where}: probability must be a number, got {short(probability)}")
-    if not 1 / len(pool) < probability < 1:
+    if not 1 / functions < probability < 1:
         raise ValueError(
-            f"{where}: probability must be in (1/{len(pool)}, 1) for the {len(pool)} functions of "
-            f"{pool}, got {probability}"
+            f"{where}: probability must be in (1/{functions}, 1) for a pool of {functions} "
+            f"functions, got {probability}"
         )
-    value = math.log(probability * (len(pool) - 1) / (1 - probability))
+    value = math.log(probability * (functions - 1) / (1 - probability))
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         del key
-        rows = np.broadcast_to(choices, shape[:-1])
+        rows = np.broadcast_to(np.asarray(choices), shape[:-1])
         return value * jax.nn.one_hot(rows, shape[-1], dtype=dtype)
 
     return init
@@ -107,7 +108,7 @@ def check_options(
             raise ValueError(f"{where}: start and logits_init both set the initial logits")
         if not isinstance(start, tuple | list) or len(start) != 2 or not isinstance(start[0], str):
             raise TypeError(f"{where}: start must be (name, probability), got {short(start)}")
-        logits_init = favouring(f"{where}: start", pool.index(start[0]), pool, start[1])
+        logits_init = favouring(f"{where}: start", pool.index(start[0]), len(pool), start[1])
     checked = check_groups(where, groups, features)
     rows = features if checked is None else 1 + max(checked)
     return Options(checked, (rows, len(pool)), logits_init or one_random_entry())
@@ -141,6 +142,17 @@ def repeat_to_neurons(selection: Selection, groups: tuple[int, ...] | None) -> S
 
     weights, choices = selection
     return Selection(repeat(weights), None if choices is None else repeat(choices))
+
+
+def stacked(array: Any, axes: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """("[i]", (i,)) for each of the arrays that are stacked in one; ("", ()) if it is a single one.
+
+    Args:
+        array: [..., and `axes` axes of a single one].
+        axes: see there.
+    """
+    for index in itertools.product(*map(range, array.shape[: array.ndim - axes])):
+        yield "".join(f"[{i}]" for i in index), index
 
 
 def choices_of(where: str, logits: jax.Array | np.ndarray) -> np.ndarray:

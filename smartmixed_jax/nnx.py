@@ -1,7 +1,6 @@
 """The two layers, and the switch between them there and back, for Flax NNX."""
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import flax.errors
@@ -20,6 +19,7 @@ from smartmixed_jax.layer import (
     favouring,
     promote,
     repeat_to_neurons,
+    stacked,
 )
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.pools import PAPER_POOL, ActivationPool
@@ -49,15 +49,17 @@ class SelectionLogits(nnx.Param):
     """
 
 
-nnx.register_variable_name("selection_logits", SelectionLogits, overwrite=True)
-
-
 class Temperature(nnx.Variable):
     """A temperature given as an array, float32 []."""
 
 
 class Choices(nnx.Variable):
     """Fixed choices that are data of a compiled program, int32 [N]; stacked layers [..., N]."""
+
+
+# The names of the Linen collections that nnx.bridge keeps them in.
+nnx.register_variable_name("selection_logits", SelectionLogits, overwrite=True)
+nnx.register_variable_name("choices", Choices, overwrite=True)
 
 
 class SelectiveActivation(nnx.Module):
@@ -359,7 +361,7 @@ def release_choices(
                     "per group"
                 )
             choices = choices[..., firsts]
-        init = favouring(place, choices, layer.pool, probability)
+        init = favouring(place, choices, len(layer.pool), probability)
         logits = result.selection_logits
         shape, dtype = (*choices.shape, len(layer.pool)), logits.dtype
         result.selection_logits = SelectionLogits(init(None, shape, dtype))
@@ -405,16 +407,6 @@ def label_parameters(params: Any, *, selection: str = "selection", weights: str 
     return jax.tree_util.tree_map_with_path(
         label, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
     )
-
-
-def stacked(array: Any, axes: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """("[i]", (i,)) for each of the arrays that are stacked in one; ("", ()) if it is a single one.
-
-    Args:
-        array: [..., and `axes` axes of a single one].
-    """
-    for index in itertools.product(*map(range, array.shape[: array.ndim - axes])):
-        yield "".join(f"[{i}]" for i in index), index
 
 
 def _mixed(pool: ActivationPool, choices: np.ndarray, axis: int, dtype: Any) -> MixedActivation:

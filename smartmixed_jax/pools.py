@@ -68,7 +68,7 @@ class ActivationPool:
 
     Args:
         functions: names → functions; the order gives every function its index
-            0 … K−1. Names are non-empty strings.
+            0 … K−1. Names are non-empty strings without commas.
 
     Attributes:
         names: K, in order.
@@ -98,8 +98,11 @@ class ActivationPool:
         if not items:
             raise ValueError("ActivationPool: expected at least one function, got an empty pool")
         for name, function in items:
-            if not isinstance(name, str) or not name:
-                raise TypeError(f"ActivationPool: a name must be a non-empty string, got {name!r}")
+            if not isinstance(name, str) or not name or "," in name:
+                raise TypeError(
+                    "ActivationPool: a name must be a non-empty string without commas, got "
+                    f"{name!r}"
+                )
             if not callable(function):
                 raise TypeError(f"ActivationPool: {name!r} must be a function, got {function!r}")
         self.names: tuple[str, ...] = tuple(name for name, _ in items)

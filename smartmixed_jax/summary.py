@@ -9,7 +9,8 @@ import numpy as np
 from flax import nnx
 
 from smartmixed_jax.estimators import soft_mixture
-from smartmixed_jax.nnx import MixedActivation, SelectiveActivation, fix_choices, stacked
+from smartmixed_jax.layer import stacked
+from smartmixed_jax.nnx import MixedActivation, SelectiveActivation, fix_choices
 from smartmixed_jax.pools import ActivationPool
 
 UNDECIDED = 0.5
