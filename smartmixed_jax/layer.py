@@ -2,23 +2,16 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smartmixed_jax._checks import (
-    check_float_input,
-    check_groups,
-    check_int,
-    check_pool,
-    check_temperature,
-    short,
-)
+from smartmixed_jax import _checks
 from smartmixed_jax.pools import ActivationPool
-from smartmixed_jax.types import Initializer, Selection
+from smartmixed_jax.types import Estimator, Groups, Initializer, Integers, Scalar, Selection
 
 Start = tuple[str, float]
 """A function's name and the probability it has in every neuron at the start, in (1/K, 1)."""
@@ -52,12 +45,10 @@ def favouring(
         probability: in (1/K, 1).
     """
     if isinstance(probability, bool) or not isinstance(probability, int | float | np.number):
-        raise TypeError(f"{where}: probability must be a number, got {short(probability)}")
+        raise TypeError(f"{where}: probability must be a number, got {_checks.shown(probability)}")
     if not 1 / functions < probability < 1:
-        raise ValueError(
-            f"{where}: probability must be in (1/{functions}, 1) for a pool of {functions} "
-            f"functions, got {probability}"
-        )
+        expected = f"in (1/{functions}, 1) for {functions} functions"
+        raise ValueError(f"{where}: probability must be {expected}, got {probability}")
     value = math.log(probability * (functions - 1) / (1 - probability))
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -68,53 +59,46 @@ def favouring(
     return init
 
 
-class Options(NamedTuple):
-    """The checked options of a SelectiveActivation.
+def check_options(
+    where: str,
+    features: int,
+    pool: ActivationPool,
+    estimator: Estimator,
+    temperature: Scalar,
+    axis: int,
+    start: Start | None,
+    logits_init: Initializer | None,
+    groups: int | Integers | None,
+) -> tuple[Groups, tuple[int, int], Initializer]:
+    """Raises TypeError or ValueError, with value and place, if an option is wrong.
 
-    Attributes:
+    Returns:
         groups: each neuron's group, [N] ints in [0, G), or None.
         shape: of the logits, (G, K); G = N without groups.
         logits_init: initializer of the logits.
     """
-
-    groups: tuple[int, ...] | None
-    shape: tuple[int, int]
-    logits_init: Initializer
-
-
-def check_options(
-    where: str,
-    *,
-    features: int,
-    pool: ActivationPool,
-    estimator: Any,
-    temperature: Any,
-    axis: int,
-    logits_init: Initializer | None,
-    start: Start | None,
-    groups: int | Sequence[int] | None,
-) -> Options:
-    """Raises TypeError or ValueError, with value and place, if an option is wrong."""
-    check_pool(where, pool)
-    if check_int(where, "features", features) < 1:
+    _checks.check_pool(where, pool)
+    if _checks.check_int(where, "features", features) < 1:
         raise ValueError(f"{where}: features must be at least 1, got {features}")
-    check_int(where, "axis", axis)
-    check_temperature(where, temperature)
+    _checks.check_int(where, "axis", axis)
+    _checks.check_temperature(where, temperature)
     for name, value in (("estimator", estimator), ("logits_init", logits_init)):
         if not callable(value) and value is not None:
-            raise TypeError(f"{where}: {name} must be a function, got {short(value)}")
+            raise TypeError(f"{where}: {name} must be a function, got {_checks.shown(value)}")
     if start is not None:
         if logits_init is not None:
             raise ValueError(f"{where}: start and logits_init both set the initial logits")
         if not isinstance(start, tuple | list) or len(start) != 2 or not isinstance(start[0], str):
-            raise TypeError(f"{where}: start must be (name, probability), got {short(start)}")
+            raise TypeError(
+                f"{where}: start must be (name, probability), got {_checks.shown(start)}"
+            )
         logits_init = favouring(f"{where}: start", pool.index(start[0]), len(pool), start[1])
-    checked = check_groups(where, groups, features)
+    checked = _checks.check_groups(where, groups, features)
     rows = features if checked is None else 1 + max(checked)
-    return Options(checked, (rows, len(pool)), logits_init or one_random_entry())
+    return checked, (rows, len(pool)), logits_init or one_random_entry()
 
 
-def repeat_to_neurons(selection: Selection, groups: tuple[int, ...] | None) -> Selection:
+def repeat_to_neurons(selection: Selection, groups: Groups) -> Selection:
     """The selection of G groups as that of their N neurons; the gradient sums over a group.
 
     Args:
@@ -173,5 +157,5 @@ def choices_of(where: str, logits: jax.Array | np.ndarray) -> np.ndarray:
 def promote(where: str, x: jax.Array, dtype: Any) -> jax.Array:
     """x in `dtype`, or as it is; raises TypeError unless it is a real float."""
     # Integers are refused even if dtype would convert them: token ids here are a mistake.
-    check_float_input(where, x)
+    _checks.check_floating(where, "x", x)
     return x if dtype is None else x.astype(dtype)

@@ -12,15 +12,16 @@
     net.apply(variables, x, rngs={"selection": key})       # each neuron draws its function
     net, variables = linen.fix_choices(net, variables)     # phase 2: the same weights
 
-The parameter is `selection_logits`; a logits matrix of one API is that of the other. The collection
-`choices` has an entry per layer under the names of its pool, "relu,sigmoid,…": a float 0 while the
-layer selects, the int32 choices [N] when it is fixed. A layer is fixed when it sees them, wherever
-it was made; so a fixed model is its variables, and is saved and restored with them. Lifted
-transforms must list the collection: `nn.scan(..., variable_axes={"params": 0, "choices": 0})`.
+The parameter is `selection_logits`; a logits matrix of one API is that of the other. Beside it
+`init` leaves the names of the pool, as the key of an empty dictionary, "relu,sigmoid,…": no array,
+so nothing more is trained, but another pool is refused. Fixed choices are the collection `choices`,
+an int32 [N] per layer under the same key. A layer is fixed when it sees them, wherever it was made;
+so a fixed model is its variables, and is saved and restored with them. Lifted transforms must list
+the collection: `nn.scan(..., variable_axes={"params": 0, "choices": 0})`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -28,26 +29,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.core import FrozenDict, freeze, unfreeze
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import empty_node, flatten_dict, unflatten_dict
 
 from smartmixed_jax import estimators
-from smartmixed_jax._checks import check_axis, short
+from smartmixed_jax import layer as shared
+from smartmixed_jax._checks import check_axis, shown
 from smartmixed_jax.estimators import gumbel_straight_through
-from smartmixed_jax.layer import (
-    Options,
-    Start,
-    check_options,
-    choices_of,
-    favouring,
-    promote,
-    repeat_to_neurons,
-    stacked,
-)
+from smartmixed_jax.layer import Start
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.pools import PAPER_POOL, ActivationPool
 from smartmixed_jax.summary import fixed_record, layer_record, statistics
 from smartmixed_jax.table import FunctionTable
-from smartmixed_jax.types import Estimator, Initializer, Selection
+from smartmixed_jax.types import Estimator, Groups, Initializer, Integers, Scalar, Selection
 
 Path = tuple[str, ...]
 """The names of the modules that lead to one."""
@@ -99,32 +92,27 @@ class SelectiveActivation(nn.Module):
     pool: ActivationPool = PAPER_POOL
     _: dataclasses.KW_ONLY
     estimator: Estimator = gumbel_straight_through
-    temperature: float | jax.Array = 1.0
+    temperature: Scalar = 1.0
     axis: int = -1
     deterministic: bool = False
     start: Start | None = None
     logits_init: Initializer | None = None
-    groups: int | Sequence[int] | None = None
+    groups: int | Integers | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
         if isinstance(self.features, jax.Array | np.ndarray):
             raise TypeError(
-                "SelectiveActivation: features must be an int, got an array "
-                f"{self.features.dtype}{list(self.features.shape)}: the class is a factory from "
-                "width to layer. Where a function of x is called, pass "
-                "lambda x: SelectiveActivation()(x), or call activation(width)(x)"
+                f"SelectiveActivation: features must be an int, got an array {shown(self.features)}"
+                ": the class is a factory from width to layer. Where a function of x is called, "
+                "pass lambda x: SelectiveActivation()(x), or call activation(width)(x)"
             )
         super().__post_init__()
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        *,
-        deterministic: bool | None = None,
-        temperature: float | jax.Array | None = None,
+        self, x: jax.Array, *, deterministic: bool | None = None, temperature: Scalar | None = None
     ) -> jax.Array:
         """Applies the selected functions, or the fixed ones.
 
@@ -143,25 +131,20 @@ class SelectiveActivation(nn.Module):
             TypeError: x is integer or complex; an attribute is of the wrong type.
         """
         where = f"SelectiveActivation {_name(self.path)}"
-        x = promote(where, x, self.dtype)
+        x = shared.promote(where, x, self.dtype)
         width = x.shape[check_axis(where, x, self.axis)]
-        options = check_options(
-            where,
-            features=width if self.features is None else self.features,
-            pool=self.pool,
-            estimator=self.estimator,
-            temperature=self.temperature,
-            axis=self.axis,
-            logits_init=self.logits_init,
-            start=self.start,
-            groups=self.groups,
-        )
-        choices = self._held_choices(where, options)
-        if choices is not None:
-            return self._apply_held(x, choices, options)
+        features = width if self.features is None else self.features
+        options = (features, self.pool, self.estimator, self.temperature, self.axis, self.start)
+        groups, shape, init = shared.check_options(where, *options, self.logits_init, self.groups)
+        names = ",".join(self.pool.names)
+        if self.is_initializing() and self.is_mutable_collection("params"):
+            self.put_variable("params", names, {})
+        self._check_names(where, names)
+        for choices in self.variables.get("choices", {}).values():
+            return self._apply_fixed(where, x, choices, groups)
         if not (self.has_variable("params", LOGITS) or self.is_mutable_collection("params")):
             raise ValueError(_nothing_visible(where, self.has_variable("params", "logits")))
-        logits = self.param(LOGITS, options.logits_init, options.shape, self.param_dtype)
+        logits = self.param(LOGITS, init, shape, self.param_dtype)
         # Not make_rng alone: without the stream it would take the one called params.
         noise = self.has_rng("selection")
         if deterministic is None:
@@ -172,32 +155,29 @@ class SelectiveActivation(nn.Module):
             key = self.make_rng("selection") if noise else None
             temperature = self.temperature if temperature is None else temperature
             selection = self.estimator(logits, key, temperature)
-        return mix(x, repeat_to_neurons(selection, options.groups), self.pool, axis=self.axis)
+        return mix(x, shared.repeat_to_neurons(selection, groups), self.pool, axis=self.axis)
 
-    def _held_choices(self, where: str, options: Options) -> jax.Array | None:
-        """The layer's entry of the collection `choices`; None while it selects."""
-        names = ",".join(self.pool.names)
-        if self.is_initializing() and self.is_mutable_collection("choices"):
-            self.variable("choices", names, jnp.zeros, (), jnp.float32)
-        for held, choices in self.variables.get("choices", {}).items():
+    def _check_names(self, where: str, names: str) -> None:
+        """Raises ValueError if the variables were made with another pool."""
+        params = self.variables.get("params", {})
+        recorded = [
+            key for key, value in params.items() if isinstance(value, Mapping) and not value
+        ]
+        for held in (*recorded, *self.variables.get("choices", {})):
             if held not in (names, _unnamed(len(self.pool))):
-                raise ValueError(f"{where}: its choices are of the pool {held}, got {self.pool}")
-            if jnp.ndim(choices) and choices.shape[0] != options.shape[0]:
-                raise ValueError(
-                    f"{where}: {choices.shape[0]} choices were fixed, the layer needs "
-                    f"{options.shape[0]}"
-                )
-            if jnp.ndim(choices):
-                return choices
-        return None
+                got = f"the pool {held}, got {self.pool}"
+                raise ValueError(f"{where}: the variables are those of {got}")
 
-    def _apply_held(self, x: jax.Array, choices: jax.Array, options: Options) -> jax.Array:
-        """The fixed layer; for [N, K], of `switch_report`, the mixture with these weights."""
+    def _apply_fixed(self, where: str, x: jax.Array, choices: jax.Array, groups: Groups):
+        """The fixed layer; where choices are [G, K], of `switch_report`, the mixture by weights."""
+        needed = x.shape[self.axis] if groups is None else 1 + max(groups)
+        if len(choices) != needed:
+            raise ValueError(f"{where}: {len(choices)} choices were fixed, it needs {needed}")
         if choices.ndim == 2:
-            mixture = repeat_to_neurons(Selection(choices, None), options.groups)
+            mixture = shared.repeat_to_neurons(Selection(choices, None), groups)
             return mix(x, mixture, self.pool, axis=self.axis)
-        if options.groups is not None:
-            choices = choices[np.asarray(options.groups)]
+        if groups is not None:
+            choices = choices[np.asarray(groups)]
         return apply_choices(x, choices, self.pool, axis=self.axis)
 
 
@@ -221,16 +201,9 @@ class MixedActivation(nn.Module):
     axis: int = -1
     dtype: Any = None
 
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        deterministic: bool | None = None,
-        temperature: float | jax.Array | None = None,
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, **ignored: Any) -> jax.Array:
         """x [..., N] → [..., N]. The keywords of `SelectiveActivation` are taken and ignored."""
-        del deterministic, temperature
-        x = promote(f"MixedActivation {_name(self.path)}", x, self.dtype)
+        x = shared.promote(f"MixedActivation {_name(self.path)}", x, self.dtype)
         return apply_choices(x, self.table.choices, self.table.pool, axis=self.axis)
 
 
@@ -265,11 +238,11 @@ def fix_choices(
     """
 
     layers = _taken("fix_choices", module, variables, where, lambda layer: layer.logits)
-    choices = {
-        (*path, layer.key): jnp.asarray(choices_of(f"fix_choices: {_name(path)}", layer.logits))
-        for path, layer in layers.items()
-    }
-    params = {(*path, LOGITS): None for path in layers}
+    choices = {}
+    for path, layer in layers.items():
+        chosen = shared.choices_of(f"fix_choices: {_name(path)}", layer.logits)
+        choices[*path, layer.key] = jnp.asarray(chosen)
+    params = {(*path, name): None for path, v in layers.items() for name in (LOGITS, v.key)}
     return module, _updated(variables, params=params, choices=choices)
 
 
@@ -306,12 +279,13 @@ def release_choices(
         0.5
     """
     layers = _taken("release_choices", module, variables, where, lambda layer: layer.choices)
-    params, choices = {}, {}
+    params: dict[Path, Any] = {}
     for path, layer in layers.items():
-        place, shape = f"release_choices: {_name(path)}", (*layer.choices.shape, len(layer.names))
-        init = favouring(place, layer.choices, len(layer.names), probability)
-        params[*path, LOGITS] = init(None, shape, param_dtype)
-        choices[*path, layer.key] = jnp.zeros(shape[:-2], jnp.float32)
+        place, functions = f"release_choices: {_name(path)}", len(layer.names)
+        init = shared.favouring(place, layer.choices, functions, probability)
+        params[*path, LOGITS] = init(None, (*layer.choices.shape, functions), param_dtype)
+        params[*path, layer.key] = {}
+    choices = {(*path, layer.key): None for path, layer in layers.items()}
     return module, _updated(variables, params=params, choices=choices)
 
 
@@ -321,7 +295,7 @@ def summarize(module: nn.Module, variables: Variables) -> dict[str, dict[str, An
     Args:
         module: as it is.
         variables: its variables. Where `init` could not record the names of a pool, because the
-            collection `choices` was dropped or not lifted, functions have their index as a name.
+            parameters were flattened or made by hand, functions have their index as a name.
 
     Returns:
         path of the layer → its record, as there. Where neurons share a choice, groups are counted.
@@ -336,7 +310,7 @@ def summarize(module: nn.Module, variables: Variables) -> dict[str, dict[str, An
     records = {}
     for path, layer in _layers(module, variables).items():
         rows, axes = (layer.logits, 2) if layer.choices is None else (layer.choices, 1)
-        for name, at in stacked(rows, axes):
+        for name, at in shared.stacked(rows, axes):
             if layer.choices is None:
                 record = layer_record(statistics(rows[at]), layer.names)
             else:
@@ -403,24 +377,25 @@ class _Layer(NamedTuple):
 def _layers(module: nn.Module, variables: Variables) -> dict[Path, _Layer]:
     """The layers by their path."""
     if not isinstance(variables, Mapping) or not {"params", "choices"} & set(variables):
-        raise TypeError(
-            "variables must be collections by name, with 'params' or 'choices' among them, got "
-            f"{short(variables)}"
-        )
-    params, held = (flatten_dict(unfreeze(variables.get(c, {}))) for c in ("params", "choices"))
+        expected = "collections by name, with 'params' or 'choices' among them"
+        raise TypeError(f"variables must be {expected}, got {shown(variables)}")
+    params, choices = (_flat(variables, collection) for collection in ("params", "choices"))
     logits = {path[:-1]: nn.unbox(leaf) for path, leaf in params.items() if path[-1] == LOGITS}
-    entries = {path[:-1]: (path[-1], leaf) for path, leaf in held.items()}
+    keys = {path[:-1]: path[-1] for path in choices}
+    recorded = [path for path, leaf in params.items() if leaf is empty_node]
+    keys |= {path[:-1]: path[-1] for path in recorded if path[:-1] in logits}
     layers = {}
-    for path in dict.fromkeys((*logits, *entries)):
-        key, choices = entries.get(path, (None, None))
-        if choices is not None and not jnp.issubdtype(choices.dtype, jnp.integer):
-            choices = None
-        if key is None and isinstance(module, SelectiveActivation):
-            key = ",".join(module.pool.names)
-        if key is None:
-            key = _unnamed(logits[path].shape[-1])
-        layers[path] = _Layer(key, _names(key), logits.get(path), choices)
+    for path in dict.fromkeys((*logits, *keys)):
+        if path not in keys and isinstance(module, SelectiveActivation):
+            keys[path] = ",".join(module.pool.names)
+        key = keys.get(path) or _unnamed(logits[path].shape[-1])
+        layers[path] = _Layer(key, _names(key), logits.get(path), choices.get((*path, key)))
     return layers
+
+
+def _flat(variables: Variables, collection: str) -> dict[Path, Any]:
+    """The leaves of a collection by path; names of a pool are there, with an empty node."""
+    return flatten_dict(unfreeze(variables.get(collection, {})), keep_empty_nodes=True)
 
 
 def _taken(
@@ -437,8 +412,9 @@ def _taken(
         raise ValueError(f"{caller}: the variables of {type(module).__name__} hold no {kind}")
     taken = {p: v for p, v in found.items() if where is None or where(".".join(p), held(v))}
     if not taken:
-        names = ", ".join(map(_name, found))
-        raise ValueError(f"{caller}: where takes none of the layers: {names}")
+        raise ValueError(
+            f"{caller}: where takes none of the layers: {', '.join(map(_name, found))}"
+        )
     return taken
 
 
@@ -446,9 +422,10 @@ def _updated(variables: Variables, **changes: Mapping[Path, Any]) -> Variables:
     """New variables with leaves of collections set, or removed where None."""
     result = dict(variables)
     for collection, leaves in changes.items():
-        old = unfreeze(variables.get(collection, {}))
-        flat = {**flatten_dict(old, keep_empty_nodes=True), **leaves}
-        result[collection] = unflatten_dict({p: v for p, v in flat.items() if v is not None})
+        flat = _flat(variables, collection) | leaves
+        kept = unflatten_dict({path: leaf for path, leaf in flat.items() if leaf is not None})
+        result.pop(collection, None)
+        result |= {collection: kept} if kept or collection == "params" else {}
     return freeze(result) if isinstance(variables, FrozenDict) else result
 
 
@@ -465,9 +442,7 @@ def _names(key: str) -> tuple[str, ...]:
 
 def _nothing_visible(where: str, has_old_name: bool) -> str:
     if has_old_name:
-        return (
-            f"{where}: its parameter is called {LOGITS} now, the variables hold 'logits': rename it"
-        )
+        return f"{where}: its parameter is called {LOGITS} now, the variables hold 'logits': rename"
     return (
         f"{where}: the variables hold neither its {LOGITS} nor its choices; if fix_choices moved "
         'them, a lifted transform must list the collection: variable_axes={"params": 0, '
