@@ -3,18 +3,18 @@
 `where` is what an error names first: the function, or the layer and its path.
 """
 
-import numbers
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from smartmixed_jax.pools import ActivationPool
+from smartmixed_jax.types import Groups, Integers
 
 
-def short(value: object) -> str:
-    """repr(value) in at most 60 characters."""
+def shown(value: object) -> str:
+    """An array by dtype and shape, float32[8, 64]; anything else by its repr, cut at 60 letters."""
+    if isinstance(value, jax.Array | np.ndarray) and value.ndim:
+        return f"{value.dtype}{list(value.shape)}"
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -22,25 +22,22 @@ def short(value: object) -> str:
 def check_int(where: str, name: str, value: object) -> int:
     """`value` as an int; raises TypeError for anything else, bool included."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        kind = f"an array {value.dtype}{list(value.shape)}" if _is_array(value) else short(value)
-        raise TypeError(f"{where}: {name} must be an int, got {kind}")
+        array = "an array " if isinstance(value, jax.Array | np.ndarray) else ""
+        raise TypeError(f"{where}: {name} must be an int, got {array}{shown(value)}")
     return int(value)
 
 
 def check_pool(where: str, pool: object) -> None:
     """Raises TypeError unless `pool` is an ActivationPool."""
     if not isinstance(pool, ActivationPool):
-        raise TypeError(
-            f"{where}: pool must be an ActivationPool, got {short(pool)}; "
-            'make one: ActivationPool({"relu": jax.nn.relu, ...})'
-        )
+        raise TypeError(f"{where}: pool must be an ActivationPool, got {shown(pool)}")
 
 
-def check_float_input(where: str, x: jax.Array) -> None:
+def check_floating(where: str, name: str, x: object) -> None:
     """Raises TypeError unless x is a real floating-point array."""
-    if not _is_array(x) or not jnp.issubdtype(x.dtype, jnp.floating):
-        got = x.dtype if _is_array(x) else short(x)
-        raise TypeError(f"{where}: x must be a real floating-point array, got {got}")
+    is_array = isinstance(x, jax.Array | np.ndarray)
+    if not is_array or not jnp.issubdtype(x.dtype, jnp.floating):  # type: ignore[attr-defined]
+        raise TypeError(f"{where}: {name} must be a real floating-point array, got {shown(x)}")
 
 
 def check_axis(where: str, x: jax.Array, axis: object) -> int:
@@ -52,27 +49,21 @@ def check_axis(where: str, x: jax.Array, axis: object) -> int:
 
 
 def check_temperature(where: str, temperature: object, minimum: float = 0.0) -> None:
-    """Raises if `temperature` is no number, or if it is concrete and not finite, ≤ 0 or < minimum.
+    """Raises TypeError unless τ is a real number or an array [] of one, which may be traced.
 
-    Raises:
-        TypeError: no real number, nor an array [] of them.
-        ValueError: out of range.
+    Raises ValueError for a concrete τ that is not finite, ≤ 0 or < minimum.
     """
-    is_number = isinstance(temperature, numbers.Real) and not isinstance(temperature, bool)
-    is_scalar = _is_array(temperature) and temperature.ndim == 0  # type: ignore[attr-defined]
-    if not is_number and not is_scalar:
-        raise TypeError(f"{where}: temperature must be a number > 0, got {short(temperature)}")
-    if isinstance(temperature, jax.core.Tracer):
-        return
-    value = float(temperature)  # type: ignore[arg-type]
-    if not (0.0 < value < float("inf")) or value < minimum:
-        expected = f"a finite value ≥ {minimum:g}" if minimum else "a finite value > 0"
-        raise ValueError(f"{where}: temperature must be {expected}, got {value}")
+    traced = isinstance(temperature, jax.core.Tracer)
+    value = temperature if traced else np.asarray(temperature)
+    kinds = (jnp.floating, jnp.integer)
+    if value.ndim or not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
+        raise TypeError(f"{where}: temperature must be a number > 0, got {shown(temperature)}")
+    expected = f"a finite value ≥ {minimum:g}" if minimum else "a finite value > 0"
+    if not traced and not (0.0 < value < float("inf") and value >= minimum):
+        raise ValueError(f"{where}: temperature must be {expected}, got {float(value)}")
 
 
-def check_choices(
-    where: str, choices: Sequence[int] | np.ndarray | jax.Array, pool: ActivationPool
-) -> np.ndarray:
+def check_choices(where: str, choices: Integers, pool: ActivationPool) -> np.ndarray:
     """Concrete `choices` as an int32 array [N].
 
     Raises:
@@ -84,22 +75,15 @@ def check_choices(
         raise TypeError(f"{where}: choices must be static integers, got traced ones")
     indices = np.asarray(choices)
     if indices.ndim != 1 or (indices.size and not np.issubdtype(indices.dtype, np.integer)):
-        raise TypeError(
-            f"{where}: choices must be integers [N], got {indices.dtype}{list(indices.shape)}"
-        )
-    outside = (indices < 0) | (indices >= len(pool))
-    if outside.any():
-        neuron = int(np.argmax(outside))
-        raise ValueError(
-            f"{where}: choice {indices[neuron]} of neuron {neuron} is outside [0, {len(pool)}) "
-            f"for {pool}"
-        )
+        raise TypeError(f"{where}: choices must be integers [N], got {shown(indices)}")
+    outside = np.flatnonzero((indices < 0) | (indices >= len(pool)))
+    if outside.size:
+        at = f"choice {indices[outside[0]]} of neuron {outside[0]}"
+        raise ValueError(f"{where}: {at} is outside [0, {len(pool)}) for {pool}")
     return indices.astype(np.int32)
 
 
-def check_groups(
-    where: str, groups: int | Sequence[int] | np.ndarray | None, features: int
-) -> tuple[int, ...] | None:
+def check_groups(where: str, groups: int | Integers | None, features: int) -> Groups:
     """`groups` as each neuron's group: [N] ints in [0, G), every one in use.
 
     Args:
@@ -114,34 +98,22 @@ def check_groups(
     if groups is None:
         return None
     # As objects: NumPy would make a number of True, and of 1.0 beside 1.
-    if isinstance(groups, jax.core.Tracer) or not all(
-        isinstance(group, int | np.integer) and not isinstance(group, bool)
-        for group in np.asarray(groups, object).ravel()
-    ):
-        raise TypeError(
-            f"{where}: groups must be an int or one int per neuron, got {short(groups)}"
-        )
+    entries = np.asarray(groups, object).ravel()
+    is_int = [isinstance(g, int | np.integer) and not isinstance(g, bool) for g in entries]
+    if isinstance(groups, jax.core.Tracer) or not all(is_int):
+        raise TypeError(f"{where}: groups must be an int or one per neuron, got {shown(groups)}")
     indices = np.asarray(groups, np.int64)
     if indices.ndim == 0:
         count = int(indices)
         if count < 1 or features % count:
-            raise ValueError(
-                f"{where}: an int groups must be at least 1 and divide the {features} features, "
-                f"got {count}"
-            )
+            expected = f"at least 1 and divide the {features} features"
+            raise ValueError(f"{where}: an int groups must be {expected}, got {count}")
         indices = np.repeat(np.arange(count), features // count)
     if indices.shape != (features,):
-        raise ValueError(
-            f"{where}: groups must name one group per neuron, [{features}], "
-            f"got {list(indices.shape)}"
-        )
+        got = f"[{features}], got {list(indices.shape)}"
+        raise ValueError(f"{where}: groups must name one group per neuron, {got}")
     used = np.unique(indices)
     if not np.array_equal(used, np.arange(len(used))):
-        raise ValueError(
-            f"{where}: groups must be 0 to G − 1, every one in use, got {short(used.tolist())}"
-        )
+        got = shown(used.tolist())
+        raise ValueError(f"{where}: groups must be 0 to G − 1, every one in use, got {got}")
     return tuple(indices.tolist())
-
-
-def _is_array(value: object) -> bool:
-    return isinstance(value, jax.Array | np.ndarray)

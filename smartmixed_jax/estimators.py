@@ -13,15 +13,12 @@ temperature τ that is not traced must be > 0.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from smartmixed_jax._checks import check_temperature, short
-from smartmixed_jax.types import Selection
+from smartmixed_jax._checks import check_floating, check_temperature, shown
+from smartmixed_jax.types import Key, Scalar, Selection
 
 
-def gumbel_straight_through(
-    logits: jax.Array, key: jax.Array | None, temperature: float | jax.Array
-) -> Selection:
+def gumbel_straight_through(logits: jax.Array, key: Key, temperature: Scalar) -> Selection:
     """Hard Gumbel sample forward, softmax((logits + ε)/τ) backward: the paper's estimator.
 
     Jang, Gu & Poole 2017 (arXiv 1611.01144), "straight-through Gumbel-softmax". Biased; the
@@ -46,9 +43,7 @@ def gumbel_straight_through(
     return _straight_through(jnp.argmax(perturbed, -1), jax.nn.softmax(perturbed / temperature))
 
 
-def gumbel_softmax(
-    logits: jax.Array, key: jax.Array | None, temperature: float | jax.Array
-) -> Selection:
+def gumbel_softmax(logits: jax.Array, key: Key, temperature: Scalar) -> Selection:
     """Soft mixture with weights softmax((logits + ε)/τ) (Maddison et al. 2017, arXiv 1611.00712).
 
     Args and shapes as `gumbel_straight_through`; choices is None.
@@ -57,9 +52,7 @@ def gumbel_softmax(
     return Selection(jax.nn.softmax(perturbed / temperature), None)
 
 
-def straight_through(
-    logits: jax.Array, key: jax.Array | None, temperature: float | jax.Array
-) -> Selection:
+def straight_through(logits: jax.Array, key: Key, temperature: Scalar) -> Selection:
     """argmax of the logits forward, softmax(logits/τ) backward; no noise, the key is ignored.
 
     Bengio et al. 2013 (arXiv 1308.3432). Args and shapes as `gumbel_straight_through`.
@@ -68,9 +61,7 @@ def straight_through(
     return _straight_through(jnp.argmax(logits, -1), jax.nn.softmax(logits / temperature))
 
 
-def soft_mixture(
-    logits: jax.Array, key: jax.Array | None, temperature: float | jax.Array
-) -> Selection:
+def soft_mixture(logits: jax.Array, key: Key, temperature: Scalar) -> Selection:
     """Soft mixture with weights softmax(logits/τ); no noise, the key is ignored.
 
     At τ = 1 the value is the exact expectation of the hard sample. Args and shapes as
@@ -88,8 +79,8 @@ def soft_mixture(
 
 def gumbel_rao(
     logits: jax.Array,
-    key: jax.Array | None,
-    temperature: float | jax.Array,
+    key: Key,
+    temperature: Scalar,
     num_samples: int = 16,
 ) -> Selection:
     """Hard Gumbel sample forward; backward the mean over `num_samples` draws with that argmax.
@@ -134,7 +125,7 @@ def gumbel_rao(
     return _straight_through(choices, jnp.mean(jax.nn.softmax(perturbed / temperature), axis=0))
 
 
-def reinmax(logits: jax.Array, key: jax.Array | None, temperature: float | jax.Array) -> Selection:
+def reinmax(logits: jax.Array, key: Key, temperature: Scalar) -> Selection:
     """Hard sample forward, second-order (Heun) straight-through backward.
 
     Liu et al. 2023 (arXiv 2304.08612), algorithm 2: at τ = 1 exact in expectation for
@@ -157,9 +148,7 @@ def reinmax(logits: jax.Array, key: jax.Array | None, temperature: float | jax.A
     return _straight_through(choices, surrogate)
 
 
-def deterministic(
-    logits: jax.Array, key: jax.Array | None = None, temperature: float | jax.Array = 1.0
-) -> Selection:
+def deterministic(logits: jax.Array, key: Key = None, temperature: Scalar = 1.0) -> Selection:
     """argmax of the logits, no noise and no gradient: what `fix_choices` makes permanent.
 
     Of equal logits the first wins. Args and shapes as `gumbel_straight_through`; key and
@@ -171,21 +160,18 @@ def deterministic(
 
 
 def _check(
-    where: str, logits: jax.Array, temperature: float | jax.Array, minimum: float = 0.0
+    where: str, logits: jax.Array, temperature: Scalar, minimum: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
-    if not isinstance(logits, jax.Array | np.ndarray):
-        raise TypeError(f"{where}: logits must be a float array [N, K], got {short(logits)}")
-    if logits.ndim != 2 or not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise ValueError(
-            f"{where}: logits must be a float array [N, K], got {logits.dtype}{list(logits.shape)}"
-        )
+    check_floating(where, "logits", logits)
+    if logits.ndim != 2:
+        raise ValueError(f"{where}: logits must be [N, K], got {shown(logits)}")
     check_temperature(where, temperature, minimum)
     dtype = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
     return logits.astype(dtype), jnp.asarray(temperature, dtype)
 
 
 def _perturb(
-    where: str, logits: jax.Array, key: jax.Array | None, temperature: float | jax.Array
+    where: str, logits: jax.Array, key: Key, temperature: Scalar
 ) -> tuple[jax.Array, jax.Array]:
     logits, temperature = _check(where, logits, temperature)
     # Drawn flat: the same numbers, and rows of K = 6 would not fill a vector register.
@@ -193,7 +179,7 @@ def _perturb(
     return logits + noise.reshape(logits.shape), temperature
 
 
-def _require_key(where: str, key: jax.Array | None) -> jax.Array:
+def _require_key(where: str, key: Key) -> jax.Array:
     if key is None:
         raise ValueError(
             f"{where} draws noise and got no key: pass rngs=nnx.Rngs(selection=seed) to the call, "

@@ -1,23 +1,17 @@
 """What the layers of Flax NNX and Flax Linen share: options, initial logits, choices, tables."""
 
+import itertools
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smartmixed_jax._checks import (
-    check_float_input,
-    check_groups,
-    check_int,
-    check_pool,
-    check_temperature,
-    short,
-)
+from smartmixed_jax import _checks
 from smartmixed_jax.pools import ActivationPool
-from smartmixed_jax.types import Initializer, Selection
+from smartmixed_jax.types import Estimator, Groups, Initializer, Integers, Scalar, Selection
 
 Start = tuple[str, float]
 """A function's name and the probability it has in every neuron at the start, in (1/K, 1)."""
@@ -40,80 +34,71 @@ def one_random_entry(value: float = 1e-3) -> Initializer:
 
 
 def favouring(
-    where: str, choices: int | np.ndarray, pool: ActivationPool, probability: float
+    where: str, choices: int | np.ndarray | jax.Array, functions: int, probability: float
 ) -> Initializer:
     """Initializer whose softmax gives each row's choice `probability`, the other K − 1 the rest.
 
     Args:
         where: what an error names first.
         choices: an index for all rows, or one per row [..., N].
-        pool: K functions.
+        functions: K.
         probability: in (1/K, 1).
     """
     if isinstance(probability, bool) or not isinstance(probability, int | float | np.number):
-        raise TypeError(f"{where}: probability must be a number, got {short(probability)}")
-    if not 1 / len(pool) < probability < 1:
-        raise ValueError(
-            f"{where}: probability must be in (1/{len(pool)}, 1) for the {len(pool)} functions of "
-            f"{pool}, got {probability}"
-        )
-    value = math.log(probability * (len(pool) - 1) / (1 - probability))
+        raise TypeError(f"{where}: probability must be a number, got {_checks.shown(probability)}")
+    if not 1 / functions < probability < 1:
+        expected = f"in (1/{functions}, 1) for {functions} functions"
+        raise ValueError(f"{where}: probability must be {expected}, got {probability}")
+    value = math.log(probability * (functions - 1) / (1 - probability))
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         del key
-        rows = np.broadcast_to(choices, shape[:-1])
+        rows = np.broadcast_to(np.asarray(choices), shape[:-1])
         return value * jax.nn.one_hot(rows, shape[-1], dtype=dtype)
 
     return init
 
 
-class Options(NamedTuple):
-    """The checked options of a SelectiveActivation.
+def check_options(
+    where: str,
+    features: int,
+    pool: ActivationPool,
+    estimator: Estimator,
+    temperature: Scalar,
+    axis: int,
+    start: Start | None,
+    logits_init: Initializer | None,
+    groups: int | Integers | None,
+) -> tuple[Groups, tuple[int, int], Initializer]:
+    """Raises TypeError or ValueError, with value and place, if an option is wrong.
 
-    Attributes:
+    Returns:
         groups: each neuron's group, [N] ints in [0, G), or None.
         shape: of the logits, (G, K); G = N without groups.
         logits_init: initializer of the logits.
     """
-
-    groups: tuple[int, ...] | None
-    shape: tuple[int, int]
-    logits_init: Initializer
-
-
-def check_options(
-    where: str,
-    *,
-    features: int,
-    pool: ActivationPool,
-    estimator: Any,
-    temperature: Any,
-    axis: int,
-    logits_init: Initializer | None,
-    start: Start | None,
-    groups: int | Sequence[int] | None,
-) -> Options:
-    """Raises TypeError or ValueError, with value and place, if an option is wrong."""
-    check_pool(where, pool)
-    if check_int(where, "features", features) < 1:
+    _checks.check_pool(where, pool)
+    if _checks.check_int(where, "features", features) < 1:
         raise ValueError(f"{where}: features must be at least 1, got {features}")
-    check_int(where, "axis", axis)
-    check_temperature(where, temperature)
+    _checks.check_int(where, "axis", axis)
+    _checks.check_temperature(where, temperature)
     for name, value in (("estimator", estimator), ("logits_init", logits_init)):
         if not callable(value) and value is not None:
-            raise TypeError(f"{where}: {name} must be a function, got {short(value)}")
+            raise TypeError(f"{where}: {name} must be a function, got {_checks.shown(value)}")
     if start is not None:
         if logits_init is not None:
             raise ValueError(f"{where}: start and logits_init both set the initial logits")
         if not isinstance(start, tuple | list) or len(start) != 2 or not isinstance(start[0], str):
-            raise TypeError(f"{where}: start must be (name, probability), got {short(start)}")
-        logits_init = favouring(f"{where}: start", pool.index(start[0]), pool, start[1])
-    checked = check_groups(where, groups, features)
+            raise TypeError(
+                f"{where}: start must be (name, probability), got {_checks.shown(start)}"
+            )
+        logits_init = favouring(f"{where}: start", pool.index(start[0]), len(pool), start[1])
+    checked = _checks.check_groups(where, groups, features)
     rows = features if checked is None else 1 + max(checked)
-    return Options(checked, (rows, len(pool)), logits_init or one_random_entry())
+    return checked, (rows, len(pool)), logits_init or one_random_entry()
 
 
-def repeat_to_neurons(selection: Selection, groups: tuple[int, ...] | None) -> Selection:
+def repeat_to_neurons(selection: Selection, groups: Groups) -> Selection:
     """The selection of G groups as that of their N neurons; the gradient sums over a group.
 
     Args:
@@ -143,6 +128,17 @@ def repeat_to_neurons(selection: Selection, groups: tuple[int, ...] | None) -> S
     return Selection(repeat(weights), None if choices is None else repeat(choices))
 
 
+def stacked(array: Any, axes: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """("[i]", (i,)) for each of the arrays that are stacked in one; ("", ()) if it is a single one.
+
+    Args:
+        array: [..., and `axes` axes of a single one].
+        axes: see there.
+    """
+    for index in itertools.product(*map(range, array.shape[: array.ndim - axes])):
+        yield "".join(f"[{i}]" for i in index), index
+
+
 def choices_of(where: str, logits: jax.Array | np.ndarray) -> np.ndarray:
     """argmax of concrete logits [..., K], of equal ones the first: ints [...].
 
@@ -161,5 +157,5 @@ def choices_of(where: str, logits: jax.Array | np.ndarray) -> np.ndarray:
 def promote(where: str, x: jax.Array, dtype: Any) -> jax.Array:
     """x in `dtype`, or as it is; raises TypeError unless it is a real float."""
     # Integers are refused even if dtype would convert them: token ids here are a mistake.
-    check_float_input(where, x)
+    _checks.check_floating(where, "x", x)
     return x if dtype is None else x.astype(dtype)

@@ -1,48 +1,46 @@
-"""The two layers and the switch between them, for Flax Linen: the twins of those in `nnx`.
+"""The two layers, and the switch between them there and back, for Flax Linen: twins of `nnx`.
 
     from smartmixed_jax import linen
 
     class Net(nn.Module):
-        act: Callable = linen.SelectiveActivation          # a factory from width to layer
-
         @nn.compact
         def __call__(self, x):
-            return nn.Dense(10)(self.act(64)(nn.Dense(64)(x)))
+            return nn.Dense(10)(linen.SelectiveActivation()(nn.Dense(64)(x)))
 
     net = Net()
     variables = net.init(key, x)
     net.apply(variables, x, rngs={"selection": key})       # each neuron draws its function
-    fixed, variables = linen.fix_choices(net, variables)   # phase 2: the same weights
+    net, variables = linen.fix_choices(net, variables)     # phase 2: the same weights
 
-A logits matrix of one API is that of the other: `{"params": {"logits": layer.logits[...]}}`.
+The parameter is `selection_logits`; a logits matrix of one API is that of the other. Beside it
+`init` leaves the names of the pool, as the key of an empty dictionary, "relu,sigmoid,…": no array,
+so nothing more is trained, but another pool is refused. Fixed choices are the collection `choices`,
+an int32 [N] per layer under the same key. A layer is fixed when it sees them, wherever it was made;
+so a fixed model is its variables, and is saved and restored with them. Lifted transforms must list
+the collection: `nn.scan(..., variable_axes={"params": 0, "choices": 0})`.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
-from flax.core import FrozenDict, freeze
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.core import FrozenDict, freeze, unfreeze
+from flax.traverse_util import empty_node, flatten_dict, unflatten_dict
 
 from smartmixed_jax import estimators
-from smartmixed_jax.estimators import Estimator, gumbel_straight_through, repeat_to_neurons
-from smartmixed_jax.layer import (
-    Initializer,
-    argmax,
-    check_fixable,
-    check_options,
-    logits_shape,
-    one_random_entry,
-    promote,
-    table_of,
-)
+from smartmixed_jax import layer as shared
+from smartmixed_jax._checks import check_axis, shown
+from smartmixed_jax.estimators import gumbel_straight_through
+from smartmixed_jax.layer import Start
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.pools import PAPER_POOL, ActivationPool
+from smartmixed_jax.summary import fixed_record, layer_record, statistics
 from smartmixed_jax.table import FunctionTable
+from smartmixed_jax.types import Estimator, Groups, Initializer, Integers, Scalar, Selection
 
 Path = tuple[str, ...]
 """The names of the modules that lead to one."""
@@ -52,88 +50,71 @@ Variables = Mapping[str, Any]
 
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
-PATTERN = (
-    "hold the layer in a field of its module, Net(act=SelectiveActivation(64)), or a factory from "
-    "width to layer, Net(act=SelectiveActivation), that setup or compact code calls"
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class FixedLayers:
-    """What a fixed factory knows: for the path of each layer the choices of its rows of logits.
-
-    None stands for a layer that was left selective.
-    """
-
-    choices: tuple[tuple[Path, tuple[int, ...] | None], ...]
-
-    def at(self, path: Path) -> tuple[int, ...] | None:
-        """The choices of the layer at `path`; raises ValueError if there was none."""
-        choices = dict(self.choices)
-        if path not in choices:
-            raise ValueError(
-                f"SelectiveActivation {_name(path)}: fix_choices met no layer of this path, only "
-                f"{', '.join(map(_name, choices))}; apply the fixed module itself, not inside "
-                "another module"
-            )
-        return choices[path]
-
 
 class SelectiveActivation(nn.Module):
     """Every neuron picks its own activation by gradient (arXiv 2510.22450, phase 1).
 
-    The parameter is `logits` [N, K], or [G, K] with groups. `apply` draws the choices from the
-    stream `selection`: `rngs={"selection": key}`. `init` needs none: without that stream it takes
-    the argmax, because its output is thrown away and `init(key, x)` is how Linen modules are
-    initialised.
+    The parameter is `selection_logits` [N, K], or [G, K] with groups. `apply` draws the choices
+    from the stream `selection`: `rngs={"selection": key}`. `init` needs none: without that stream
+    it takes the argmax, because its output is thrown away and `init(key, x)` is how Linen modules
+    are initialised. Where the variables hold the layer's `choices` it applies those.
 
     Attributes:
-        features: N, the neurons or channels on `axis`.
+        features: N, the neurons or channels on `axis`; None takes it from x.
         pool: K functions to choose from.
         estimator: how a choice is drawn and how its gradient reaches the logits.
         temperature: τ > 0 of the estimator; the argument of the call may be traced, so that it
             changes without recompiling.
         axis: the axis of x that holds the N neurons.
         deterministic: argmax of the logits, no noise.
-        logits_init: initializer of the logits.
+        start: (name, probability): each neuron's probability of one function at the start, in
+            (1/K, 1); None: that of `logits_init`.
+        logits_init: initializer of the logits; None: 0, and 0.001 at one random entry per neuron.
         groups: neurons that share one choice: an int G splits the N neurons into G equal
             contiguous blocks (1: one choice for the layer), a tuple of N ints in [0, G) names each
             neuron's group; None: every neuron chooses for itself.
         dtype: of the computation and result; None keeps that of x.
         param_dtype: of the logits.
-        fixed: set by `fix_choices`; leave it out.
+
+    Raises:
+        TypeError: `features` is an array: the class stands where a function of x is called.
 
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from smartmixed_jax import linen
-        >>> act, x = linen.SelectiveActivation(64), jnp.ones((8, 64))
+        >>> act, x = linen.SelectiveActivation(), jnp.ones((8, 64))
         >>> variables = act.init(jax.random.key(0), x)
         >>> act.apply(variables, x, rngs={"selection": jax.random.key(1)}).shape
         (8, 64)
     """
 
-    features: int
+    features: int | None = None
     pool: ActivationPool = PAPER_POOL
     _: dataclasses.KW_ONLY
     estimator: Estimator = gumbel_straight_through
-    temperature: float | jax.Array = 1.0
+    temperature: Scalar = 1.0
     axis: int = -1
     deterministic: bool = False
-    logits_init: Initializer = one_random_entry()
-    groups: int | Sequence[int] | None = None
+    start: Start | None = None
+    logits_init: Initializer | None = None
+    groups: int | Integers | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
-    fixed: FixedLayers | None = dataclasses.field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.features, jax.Array | np.ndarray):
+            raise TypeError(
+                f"SelectiveActivation: features must be an int, got an array {shown(self.features)}"
+                ": the class is a factory from width to layer. Where a function of x is called, "
+                "pass lambda x: SelectiveActivation()(x), or call activation(width)(x)"
+            )
+        super().__post_init__()
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        *,
-        deterministic: bool | None = None,
-        temperature: float | jax.Array | None = None,
+        self, x: jax.Array, *, deterministic: bool | None = None, temperature: Scalar | None = None
     ) -> jax.Array:
-        """Applies the selected functions.
+        """Applies the selected functions, or the fixed ones.
 
         Args:
             x: [..., N] float, the N neurons on `axis`.
@@ -145,27 +126,25 @@ class SelectiveActivation(nn.Module):
 
         Raises:
             ValueError: an attribute is out of its range; noise is needed and there is no stream
-                `selection`; N does not fit x; the variables hold no logits.
-            TypeError: x is integer or complex.
+                `selection`; N does not fit x; the variables hold neither logits nor choices, or
+                the choices of another pool.
+            TypeError: x is integer or complex; an attribute is of the wrong type.
         """
-        groups = check_options(self.features, self.temperature, self.groups)
-        x = promote("SelectiveActivation", x, self.dtype)
-        shape = logits_shape(self.features, self.pool, groups)
-        choices = None if self.fixed is None else self.fixed.at(self.path)
-        if choices is not None:
-            if len(choices) != shape[0]:
-                raise ValueError(
-                    f"SelectiveActivation {_name(self.path)}: {len(choices)} choices were fixed, "
-                    f"the layer needs {shape[0]}"
-                )
-            table = table_of(choices, self.pool, groups)
-            return apply_choices(x, table.choices, table.pool, axis=self.axis)
-        if not (self.has_variable("params", "logits") or self.is_mutable_collection("params")):
-            raise ValueError(
-                f"SelectiveActivation {_name(self.path)}: the variables hold no logits; if "
-                f"fix_choices took them, it did not find this layer: {PATTERN}"
-            )
-        logits = self.param("logits", self.logits_init, shape, self.param_dtype)
+        where = f"SelectiveActivation {_name(self.path)}"
+        x = shared.promote(where, x, self.dtype)
+        width = x.shape[check_axis(where, x, self.axis)]
+        features = width if self.features is None else self.features
+        options = (features, self.pool, self.estimator, self.temperature, self.axis, self.start)
+        groups, shape, init = shared.check_options(where, *options, self.logits_init, self.groups)
+        names = ",".join(self.pool.names)
+        if self.is_initializing() and self.is_mutable_collection("params"):
+            self.put_variable("params", names, {})
+        self._check_names(where, names)
+        for choices in self.variables.get("choices", {}).values():
+            return self._apply_fixed(where, x, choices, groups)
+        if not (self.has_variable("params", LOGITS) or self.is_mutable_collection("params")):
+            raise ValueError(_nothing_visible(where, self.has_variable("params", "logits")))
+        logits = self.param(LOGITS, init, shape, self.param_dtype)
         # Not make_rng alone: without the stream it would take the one called params.
         noise = self.has_rng("selection")
         if deterministic is None:
@@ -176,7 +155,30 @@ class SelectiveActivation(nn.Module):
             key = self.make_rng("selection") if noise else None
             temperature = self.temperature if temperature is None else temperature
             selection = self.estimator(logits, key, temperature)
-        return mix(x, repeat_to_neurons(selection, groups), self.pool, axis=self.axis)
+        return mix(x, shared.repeat_to_neurons(selection, groups), self.pool, axis=self.axis)
+
+    def _check_names(self, where: str, names: str) -> None:
+        """Raises ValueError if the variables were made with another pool."""
+        params = self.variables.get("params", {})
+        recorded = [
+            key for key, value in params.items() if isinstance(value, Mapping) and not value
+        ]
+        for held in (*recorded, *self.variables.get("choices", {})):
+            if held not in (names, _unnamed(len(self.pool))):
+                got = f"the pool {held}, got {self.pool}"
+                raise ValueError(f"{where}: the variables are those of {got}")
+
+    def _apply_fixed(self, where: str, x: jax.Array, choices: jax.Array, groups: Groups):
+        """The fixed layer; where choices are [G, K], of `switch_report`, the mixture by weights."""
+        needed = x.shape[self.axis] if groups is None else 1 + max(groups)
+        if len(choices) != needed:
+            raise ValueError(f"{where}: {len(choices)} choices were fixed, it needs {needed}")
+        if choices.ndim == 2:
+            mixture = shared.repeat_to_neurons(Selection(choices, None), groups)
+            return mix(x, mixture, self.pool, axis=self.axis)
+        if groups is not None:
+            choices = choices[np.asarray(groups)]
+        return apply_choices(x, choices, self.pool, axis=self.axis)
 
 
 class MixedActivation(nn.Module):
@@ -199,248 +201,253 @@ class MixedActivation(nn.Module):
     axis: int = -1
     dtype: Any = None
 
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        deterministic: bool | None = None,
-        temperature: float | jax.Array | None = None,
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, **ignored: Any) -> jax.Array:
         """x [..., N] → [..., N]. The keywords of `SelectiveActivation` are taken and ignored."""
-        del deterministic, temperature
-        x = promote("MixedActivation", x, self.dtype)
+        x = shared.promote(f"MixedActivation {_name(self.path)}", x, self.dtype)
         return apply_choices(x, self.table.choices, self.table.pool, axis=self.axis)
-
-
-@dataclasses.dataclass(frozen=True)
-class FixedFactory:
-    """A factory from width to layer whose layers look their choices up by their path.
-
-    The layers stay SelectiveActivations, because Linen names a module after its class: those of
-    another class would be called, and would call their neighbours, something else.
-    """
-
-    factory: Callable[..., Any]
-    layers: FixedLayers
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        layer = self.factory(*args, **kwargs)
-        if isinstance(layer, SelectiveActivation):
-            # In place: it has its name and its place in the parent already.
-            object.__setattr__(layer, "fixed", self.layers)
-        return layer
 
 
 def fix_choices(
     module: ModuleType,
     variables: Variables,
-    *,
-    where: Callable[[str, Any], bool] | None = None,
+    where: Callable[[str, jax.Array], bool] | None = None,
 ) -> tuple[ModuleType, Variables]:
-    """A new module in which every SelectiveActivation is fixed, and its variables.
+    """The module, and new variables in which the choices of its layers are fixed.
 
-    Each neuron keeps argmax of its logits. The variables are the same arrays under the same names,
-    without the logits; module and variables given stay intact. The outputs are those of the input
-    module with deterministic layers, bit for bit when both are compiled.
-
-    A module holds its activations in fields, as layers or as factories, also inside tuples, lists,
-    dicts, `functools.partial`s and the fields of modules in its fields:
-
-    * a layer, `Net(act=SelectiveActivation(64))`, becomes a MixedActivation;
-    * a factory from width to layer, `Net(act=SelectiveActivation)`, a `functools.partial` of it or
-      `lambda width: SelectiveActivation(width, ...)`, called in setup or in compact code, here or
-      in a block that it is passed to, becomes a factory whose layers know their choices by their
-      path. To find it, the functions in the fields are called once with a width.
+    Each neuron keeps argmax of its logits, which move from `params` into the collection `choices`;
+    all other arrays are the same. Module and variables given stay intact. The outputs are those of
+    deterministic layers, bit for bit when both are compiled.
 
     Args:
-        module: unbound.
+        module: as it is; none of its functions is called.
         variables: its variables, the logits in the collection `params`.
-        where: `where(path, layer)` says whether to fix that layer, path with dots such as
-            "Block_0.SelectiveActivation_1"; the others stay selective. `layer` is the one in the
-            field, or what the factory makes for as many features as there are rows of logits, or
-            None if nothing in the fields makes such a layer. None: all.
+        where: `where(path, logits)` says whether to fix that layer, path with dots such as
+            "Block_0.SelectiveActivation_1"; the others stay selective. None: all.
 
     Raises:
-        ValueError: there are no logits, or `where` takes none of them; a layer is neither in a
-            field nor made by a factory in one; a layer to be fixed is traced, or stacked by
-            nn.scan or nn.vmap.
+        ValueError: there are no logits, or `where` takes none of them; logits are traced or NaN.
 
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp
         >>> from smartmixed_jax import linen
-        >>> net = nn.Sequential([nn.Dense(8), linen.SelectiveActivation(8), nn.Dense(2)])
+        >>> net = nn.Sequential([nn.Dense(8), linen.SelectiveActivation(), nn.Dense(2)])
         >>> variables = net.init(jax.random.key(0), jnp.ones((1, 4)))
-        >>> fixed, variables = linen.fix_choices(net, variables)
-        >>> sorted(variables["params"]), type(fixed.layers[1]).__name__
-        (['layers_0', 'layers_2'], 'MixedActivation')
-    """
-    if "params" not in variables:
-        raise ValueError(
-            f"fix_choices: the variables must hold the collection 'params', got {sorted(variables)}"
-        )
-    params = flatten_dict(variables["params"], keep_empty_nodes=True)
-    logits = {path[:-1]: nn.unbox(leaf) for path, leaf in params.items() if path[-1] == "logits"}
-    if not logits:
-        raise ValueError(
-            f"fix_choices: the variables of {type(module).__name__} hold no logits of a "
-            "SelectiveActivation"
-        )
-    found = _Fields(module, variables, logits)
-    known: dict[Path, tuple[int, ...] | None] = {}
-    for path, values in logits.items():
-        layer = found.layer(path)
-        if where is not None and not where(".".join(path), layer):
-            known[path] = None
-            continue
-        if layer is None and values.ndim == 2:
-            raise ValueError(
-                f"fix_choices: no field of {type(module).__name__} holds or makes the layer "
-                f"{_name(path)}: {PATTERN}"
-            )
-        check_fixable(_name(path), values, found.shape(path), "nn.scan or nn.vmap")
-        known[path] = tuple(argmax(values).tolist())
-    if not any(choices is not None for choices in known.values()):
-        names = ", ".join(map(_name, known))
-        raise ValueError(f"fix_choices: where takes none of the layers: {names}")
-    rest = {p: leaf for p, leaf in params.items() if known.get(p[:-1]) is None or p[-1] != "logits"}
-    new = {**variables, "params": unflatten_dict(rest)}
-    return found.fixed(known), freeze(new) if isinstance(variables, FrozenDict) else new
-
-
-class _Fields:
-    """The layers and factories in the fields of a module, at any depth."""
-
-    def __init__(self, module: Any, variables: Variables, logits: Mapping[Path, Any]) -> None:
-        self.module = module
-        self.bound = module.bind(variables)
-        self.logits = logits
-        self.held: dict[Path, SelectiveActivation] = {}
-        self.factories: list[tuple[Any, SelectiveActivation]] = []
-        callables: list[Any] = []
-
-        def record(value: Any, bound: Any) -> Any:
-            if not isinstance(value, SelectiveActivation):
-                callables.append(value)
-            elif bound is not None and bound.path in logits:
-                self.held[bound.path] = value
-            else:
-                self.factories.append((value, value))
-            return value
-
-        _map_fields(record, module, self.bound, {})
-        made = [v for path, v in logits.items() if path not in self.held and v.ndim > 1]
-        rows = sorted({v.shape[-2] for v in made})
-        for value in callables:
-            layers = (_call_factory(value, features) for features in rows)
-            layer = next((layer for layer in layers if layer is not None), None)
-            if layer is not None:
-                self.factories.append((value, layer))
-
-    def layer(self, path: Path) -> SelectiveActivation | None:
-        """The layer in a field that has this path, or one that a factory would make for it."""
-        if path in self.held:
-            return self.held[path]
-        shape = self.logits[path].shape
-        for factory, layer in self.factories:
-            if len(shape) > 1 and len(layer.pool) == shape[-1]:
-                return _call_factory(factory, shape[-2]) or layer
-        return None
-
-    def shape(self, path: Path) -> tuple[int, int] | None:
-        """That of the logits, if the layer is in a field."""
-        layer = self.held.get(path)
-        return None if layer is None else logits_shape(layer.features, layer.pool, _groups(layer))
-
-    def fixed(self, known: Mapping[Path, tuple[int, ...] | None]) -> Any:
-        """The module with these choices."""
-
-        def layers(before: FixedLayers | None) -> FixedLayers:
-            earlier = {} if before is None else dict(before.choices)
-            return FixedLayers(tuple({**earlier, **known}.items()))
-
-        def replace(value: Any, bound: Any) -> Any:
-            if isinstance(value, SelectiveActivation):
-                if bound is None or bound.path not in known:
-                    return value.clone(fixed=layers(value.fixed))
-                choices = known[bound.path]
-                if choices is None:
-                    return value
-                table = table_of(choices, value.pool, _groups(value))
-                return MixedActivation(table, axis=value.axis, dtype=value.dtype, name=value.name)
-            if not any(value is factory for factory, _ in self.factories):
-                return value
-            if isinstance(value, FixedFactory):
-                return FixedFactory(value.factory, layers(value.layers))
-            return FixedFactory(value, layers(None))
-
-        return _map_fields(replace, self.module, self.bound, {})
-
-
-def _map_fields(
-    replace: Callable[[Any, Any], Any], value: Any, bound: Any, memo: dict[int, tuple[Any, Any]]
-) -> Any:
-    """`value` with `replace` applied to each SelectiveActivation and each callable inside it.
-
-    `bound` is the same inside a bound module, or None where Linen binds nothing. A module at two
-    places stays one, which is why `memo` holds what became of each.
+        >>> net, variables = linen.fix_choices(net, variables)
+        >>> sorted(variables["params"]), variables["choices"]["layers_1"].keys()
+        (['layers_0', 'layers_2'], dict_keys(['relu,sigmoid,tanh,leaky_relu,elu,selu']))
     """
 
-    def go(child: Any, bound: Any = None) -> Any:
-        return _map_fields(replace, child, bound, memo)
+    layers = _taken("fix_choices", module, variables, where, lambda layer: layer.logits)
+    choices = {}
+    for path, layer in layers.items():
+        chosen = shared.choices_of(f"fix_choices: {_name(path)}", layer.logits)
+        choices[*path, layer.key] = jnp.asarray(chosen)
+    params = {(*path, name): None for path, v in layers.items() for name in (LOGITS, v.key)}
+    return module, _updated(variables, params=params, choices=choices)
 
-    if isinstance(value, nn.Module):
-        if id(value) not in memo:
-            if isinstance(value, SelectiveActivation):
-                new = replace(value, bound)
+
+def release_choices(
+    module: ModuleType,
+    variables: Variables,
+    where: Callable[[str, jax.Array], bool] | None = None,
+    *,
+    probability: float = 0.9,
+    param_dtype: Any = jnp.float32,
+) -> tuple[ModuleType, Variables]:
+    """The module, and new variables in which fixed layers select again, from their choices.
+
+    The way back from `fix_choices`: the argmax, and so the deterministic outputs, are kept.
+
+    Args:
+        module: as it is.
+        variables: its variables, with fixed choices.
+        where: `where(path, choices)` says whether to release that layer; None: all.
+        probability: of each neuron's present choice, in (1/K, 1); the K − 1 others share the rest.
+        param_dtype: of the logits.
+
+    Raises:
+        ValueError: there are no fixed choices, or `where` takes none; a probability outside
+            (1/K, 1).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from smartmixed_jax import linen
+        >>> act, x = linen.SelectiveActivation(), jnp.ones((8, 64))
+        >>> act, fixed = linen.fix_choices(act, act.init(jax.random.key(0), x))
+        >>> act, variables = linen.release_choices(act, fixed, probability=0.5)
+        >>> float(jax.nn.softmax(variables["params"]["selection_logits"]).max())
+        0.5
+    """
+    layers = _taken("release_choices", module, variables, where, lambda layer: layer.choices)
+    params: dict[Path, Any] = {}
+    for path, layer in layers.items():
+        place, functions = f"release_choices: {_name(path)}", len(layer.names)
+        init = shared.favouring(place, layer.choices, functions, probability)
+        params[*path, LOGITS] = init(None, (*layer.choices.shape, functions), param_dtype)
+        params[*path, layer.key] = {}
+    choices = {(*path, layer.key): None for path, layer in layers.items()}
+    return module, _updated(variables, params=params, choices=choices)
+
+
+def summarize(module: nn.Module, variables: Variables) -> dict[str, dict[str, Any]]:
+    """What the neurons of each selective or fixed layer chose: `smartmixed_jax.summarize`'s twin.
+
+    Args:
+        module: as it is.
+        variables: its variables. Where `init` could not record the names of a pool, because the
+            parameters were flattened or made by hand, functions have their index as a name.
+
+    Returns:
+        path of the layer → its record, as there. Where neurons share a choice, groups are counted.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from smartmixed_jax import linen
+        >>> act, x = linen.SelectiveActivation(), jnp.ones((8, 64))
+        >>> linen.summarize(act, act.init(jax.random.key(0), x))["the model"]["features"]
+        64
+    """
+    records = {}
+    for path, layer in _layers(module, variables).items():
+        rows, axes = (layer.logits, 2) if layer.choices is None else (layer.choices, 1)
+        for name, at in shared.stacked(rows, axes):
+            if layer.choices is None:
+                record = layer_record(statistics(rows[at]), layer.names)
             else:
-                names = [f.name for f in dataclasses.fields(value) if f.init]
-                fields = {n: getattr(value, n) for n in names if n not in ("name", "parent")}
-                mapped = {n: go(v, getattr(bound, n, None)) for n, v in fields.items()}
-                changed = {n: v for n, v in mapped.items() if v is not fields[n]}
-                new = value.clone(**changed) if changed else value
-            memo[id(value)] = value, new
-        return memo[id(value)][1]
-    if isinstance(value, Mapping):
-        inner = {} if bound is None else bound
-        items = {key: go(v, inner.get(key)) for key, v in value.items()}
-        mapping: Any = type(value)
-        return value if _same(items.values(), value.values()) else mapping(items)
-    if isinstance(value, tuple | list):
-        inner = [None] * len(value) if bound is None else bound
-        parts = [go(v, b) for v, b in zip(value, inner, strict=True)]
-        if _same(parts, value):
-            return value
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if not callable(value):
-        return value
-    new = replace(value, None)
-    if new is value and isinstance(value, functools.partial):
-        args, keywords = go(value.args), go(value.keywords)
-        if args is not value.args or keywords is not value.keywords:
-            return functools.partial(value.func, *args, **keywords)
-    return new
+                counts = np.bincount(np.asarray(rows[at]), minlength=len(layer.names))
+                record = fixed_record(dict(zip(layer.names, counts.tolist(), strict=True)))
+            records[_name(path) + name] = record
+    return records
 
 
-def _same(first: Iterable[Any], second: Iterable[Any]) -> bool:
-    return all(a is b for a, b in zip(first, second, strict=True))
+def switch_report(
+    module: nn.Module,
+    variables: Variables,
+    score: Callable[[nn.Module, Variables, dict[str, jax.Array]], float],
+    key: jax.Array,
+) -> dict[str, float]:
+    """The same weights scored before and after fixing: `smartmixed_jax.switch_report`'s twin.
+
+    Args:
+        module: holds SelectiveActivations.
+        variables: its variables.
+        score: (module, variables, rngs) → a number, such as the accuracy of
+            `module.apply(variables, x, rngs=rngs)` on held-out data.
+        key: of the noise.
+
+    Returns:
+        score with the `noise` on; `expectation`, the mixture Σ_k softmax(logits)_k f_k(x) in every
+        layer; `fixed`, after `fix_choices`. (Deterministic layers are the same function as fixed
+        ones; the variables of a Linen module cannot make a layer deterministic.)
+    """
+    rngs = {"selection": key}
+    layers = _taken("switch_report", module, variables, None, lambda layer: layer.logits)
+    probabilities = {
+        (*path, layer.key): jax.nn.softmax(layer.logits.astype(jnp.float32))
+        for path, layer in layers.items()
+    }
+    return {
+        "noise": score(module, variables, rngs),
+        "expectation": score(module, _updated(variables, choices=probabilities), rngs),
+        "fixed": score(*fix_choices(module, variables), rngs),
+    }
 
 
-def _call_factory(factory: Any, features: int) -> SelectiveActivation | None:
-    """The layer that it makes for so many features; None if it is no factory of such layers."""
-    if isinstance(factory, SelectiveActivation):
-        return factory
-    if isinstance(factory, type) and not issubclass(factory, SelectiveActivation):
-        return None
-    # A field may hold any function, such as an initializer, which fails in its own way.
-    try:
-        layer = factory(features)
-    except Exception:
-        return None
-    return layer if isinstance(layer, SelectiveActivation) else None
+# What the variables hold of a layer
+
+LOGITS = "selection_logits"
 
 
-def _groups(layer: SelectiveActivation) -> tuple[int, ...] | None:
-    return check_options(layer.features, layer.temperature, layer.groups)
+class _Layer(NamedTuple):
+    """One layer in the variables.
+
+    Attributes:
+        key: of its entry in `choices`: the names of its pool, or how many there are.
+        names: of the functions, K.
+        logits: [..., G, K]; leading axes of layers stacked by nn.scan or nn.vmap. None if fixed.
+        choices: int32 [..., G]; None while it selects.
+    """
+
+    key: str
+    names: tuple[str, ...]
+    logits: Any
+    choices: Any
+
+
+def _layers(module: nn.Module, variables: Variables) -> dict[Path, _Layer]:
+    """The layers by their path."""
+    if not isinstance(variables, Mapping) or not {"params", "choices"} & set(variables):
+        expected = "collections by name, with 'params' or 'choices' among them"
+        raise TypeError(f"variables must be {expected}, got {shown(variables)}")
+    params, choices = (_flat(variables, collection) for collection in ("params", "choices"))
+    logits = {path[:-1]: nn.unbox(leaf) for path, leaf in params.items() if path[-1] == LOGITS}
+    keys = {path[:-1]: path[-1] for path in choices}
+    recorded = [path for path, leaf in params.items() if leaf is empty_node]
+    keys |= {path[:-1]: path[-1] for path in recorded if path[:-1] in logits}
+    layers = {}
+    for path in dict.fromkeys((*logits, *keys)):
+        if path not in keys and isinstance(module, SelectiveActivation):
+            keys[path] = ",".join(module.pool.names)
+        key = keys.get(path) or _unnamed(logits[path].shape[-1])
+        layers[path] = _Layer(key, _names(key), logits.get(path), choices.get((*path, key)))
+    return layers
+
+
+def _flat(variables: Variables, collection: str) -> dict[Path, Any]:
+    """The leaves of a collection by path; names of a pool are there, with an empty node."""
+    return flatten_dict(unfreeze(variables.get(collection, {})), keep_empty_nodes=True)
+
+
+def _taken(
+    caller: str,
+    module: nn.Module,
+    variables: Variables,
+    where: Callable[[str, jax.Array], bool] | None,
+    held: Callable[[_Layer], Any],
+) -> dict[Path, _Layer]:
+    """The layers of which `held(layer)` is there and that `where` takes."""
+    found = {p: layer for p, layer in _layers(module, variables).items() if held(layer) is not None}
+    if not found:
+        kind = "logits of a SelectiveActivation" if caller != "release_choices" else "fixed choices"
+        raise ValueError(f"{caller}: the variables of {type(module).__name__} hold no {kind}")
+    taken = {p: v for p, v in found.items() if where is None or where(".".join(p), held(v))}
+    if not taken:
+        raise ValueError(
+            f"{caller}: where takes none of the layers: {', '.join(map(_name, found))}"
+        )
+    return taken
+
+
+def _updated(variables: Variables, **changes: Mapping[Path, Any]) -> Variables:
+    """New variables with leaves of collections set, or removed where None."""
+    result = dict(variables)
+    for collection, leaves in changes.items():
+        flat = _flat(variables, collection) | leaves
+        kept = unflatten_dict({path: leaf for path, leaf in flat.items() if leaf is not None})
+        result.pop(collection, None)
+        result |= {collection: kept} if kept or collection == "params" else {}
+    return freeze(result) if isinstance(variables, FrozenDict) else result
+
+
+def _unnamed(functions: int) -> str:
+    """The key of a layer of which only the number of functions is known."""
+    return f"{functions} functions"
+
+
+def _names(key: str) -> tuple[str, ...]:
+    if key.endswith(" functions"):
+        return tuple(map(str, range(int(key.split()[0]))))
+    return tuple(key.split(","))
+
+
+def _nothing_visible(where: str, has_old_name: bool) -> str:
+    if has_old_name:
+        return f"{where}: its parameter is called {LOGITS} now, the variables hold 'logits': rename"
+    return (
+        f"{where}: the variables hold neither its {LOGITS} nor its choices; if fix_choices moved "
+        'them, a lifted transform must list the collection: variable_axes={"params": 0, '
+        '"choices": 0} of nn.scan and nn.vmap'
+    )
 
 
 def _name(path: Path) -> str:

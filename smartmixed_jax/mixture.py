@@ -12,7 +12,6 @@ pool is evaluated everywhere and kept where it is chosen. Both phases agree to t
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,10 +20,10 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from smartmixed_jax import _fused
-from smartmixed_jax._checks import check_axis, check_choices, check_float_input, check_pool, short
+from smartmixed_jax._checks import check_axis, check_choices, check_floating, check_pool, shown
 from smartmixed_jax._logit_gradients import weighted_sum
 from smartmixed_jax.pools import ActivationPool, zero
-from smartmixed_jax.types import Activation, Selection
+from smartmixed_jax.types import Activation, Integers, Selection
 
 
 def mix(x: jax.Array, selection: Selection, pool: ActivationPool, *, axis: int = -1) -> jax.Array:
@@ -57,30 +56,19 @@ def mix(x: jax.Array, selection: Selection, pool: ActivationPool, *, axis: int =
         Array([[0. , 0.5]], dtype=float32)
     """
     if not isinstance(selection, Selection):
-        raise TypeError(f"mix: selection must be a Selection, got {short(selection)}")
+        raise TypeError(f"mix: selection must be a Selection, got {shown(selection)}")
     weights, choices = selection
     axis = _check_input("mix", x, axis, pool)
-    if weights.shape != (x.shape[axis], len(pool)):
-        raise ValueError(
-            f"mix: x{list(x.shape)} on axis {axis} and a pool of {len(pool)} need weights "
-            f"{[x.shape[axis], len(pool)]}, got {list(weights.shape)}"
-        )
-    if choices is not None and choices.shape != (x.shape[axis],):
-        raise ValueError(
-            f"mix: x{list(x.shape)} on axis {axis} needs choices {[x.shape[axis]]}, "
-            f"got {list(choices.shape)}"
-        )
+    _check_fit("mix", x, axis, "weights", weights, (x.shape[axis], len(pool)))
+    if choices is not None:
+        _check_fit("mix", x, axis, "choices", choices, (x.shape[axis],))
     if choices is None:
         return weighted_sum(pool, axis, x, weights).astype(x.dtype)
     return _hard_mix(pool, axis, x, weights, *_opaque(pool, choices, x.dtype))
 
 
 def apply_choices(
-    x: jax.Array,
-    choices: Sequence[int] | np.ndarray | jax.Array,
-    pool: ActivationPool,
-    *,
-    axis: int = -1,
+    x: jax.Array, choices: Integers, pool: ActivationPool, *, axis: int = -1
 ) -> jax.Array:
     """Applies to every neuron its fixed function.
 
@@ -111,11 +99,7 @@ def apply_choices(
     indices: Any = choices if traced else check_choices("apply_choices", choices, pool)
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise TypeError(f"apply_choices: choices must be integers [N], got {indices.dtype}")
-    if indices.shape != (x.shape[axis],):
-        raise ValueError(
-            f"apply_choices: x{list(x.shape)} on axis {axis} needs {x.shape[axis]} choices, "
-            f"got {list(indices.shape)}"
-        )
+    _check_fit("apply_choices", x, axis, "choices", indices, (x.shape[axis],))
     if traced:
         return _select(pool, axis, x, *_opaque(pool, indices, x.dtype))
     # One entry more, because XLA folds an array of equal values in spite of the barrier.
@@ -136,12 +120,20 @@ def _opaque(pool: ActivationPool, choices: jax.Array, dtype: Any) -> tuple[jax.A
 
 
 def _check_input(where: str, x: jax.Array, axis: int, pool: ActivationPool) -> int:
-    check_float_input(where, x)
+    check_floating(where, "x", x)
     check_pool(where, pool)
     for name, function in zip(pool.names, pool.functions, strict=True):
         if _fused.coefficients(function) is None:
             _check_elementwise(name, function)
     return check_axis(where, x, axis)
+
+
+def _check_fit(
+    where: str, x: jax.Array, axis: int, name: str, array: Any, shape: tuple[int, ...]
+) -> None:
+    if array.shape != shape:
+        got = f"{list(shape)}, got {list(array.shape)}"
+        raise ValueError(f"{where}: x{list(x.shape)} on axis {axis} needs {name} {got}")
 
 
 @functools.lru_cache(maxsize=256)
@@ -160,9 +152,7 @@ def _check_elementwise(name: str, function: Activation) -> None:
     if whole.shape != x.shape:
         raise ValueError(f"{name!r} is not elementwise: it maps [2, 3] to {list(whole.shape)}")
     if not np.allclose(whole, np.reshape(alone, x.shape), rtol=1e-4, atol=1e-5, equal_nan=True):
-        raise ValueError(
-            f"{name!r} is not elementwise: its value at one element depends on the others"
-        )
+        raise ValueError(f"{name!r} is not elementwise: a value depends on the other elements")
 
 
 def _along(axis: int, ndim: int, values: jax.Array) -> jax.Array:
@@ -180,11 +170,7 @@ def _select(
     """f_c[n](x): functions with coefficients by `rows` [C + 1, N], the others by `choices` [N]."""
     fused = _fused.covered(pool)
     y = _fused_value(pool, x, _along(axis, x.ndim, rows)) if fused else jnp.zeros_like(x)
-    others = tuple(
-        (k, _Elementwise(name, function))
-        for k, (name, function) in enumerate(zip(pool.names, pool.functions, strict=True))
-        if k not in fused
-    )
+    others = tuple((k, f) for k, f in enumerate(pool.functions) if k not in fused)
     return _masked(others, x, _along(axis, x.ndim, choices), y) if others else y
 
 
@@ -227,22 +213,6 @@ def _masked_jvp(functions, primals, tangents):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Elementwise:
-    """The function, checked to keep the shape."""
-
-    name: str
-    function: Activation
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.function(x)
-        if y.shape != x.shape:
-            raise ValueError(
-                f"{self.name!r} is not elementwise: it maps {list(x.shape)} to {list(y.shape)}"
-            )
-        return y
-
-
-@dataclasses.dataclass(frozen=True)
 class _Derivative:
     """f′ as an elementwise function; through vjp, so that custom_vjp functions work too."""
 
@@ -254,15 +224,8 @@ class _Derivative:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _hard_mix(
-    pool: ActivationPool,
-    axis: int,
-    x: jax.Array,
-    weights: jax.Array,
-    choices: jax.Array,
-    rows: jax.Array,
-) -> jax.Array:
-    return _select(pool, axis, x, choices, rows)
+def _hard_mix(pool: ActivationPool, axis: int, x: jax.Array, weights: jax.Array, *chosen: Any):
+    return _select(pool, axis, x, *chosen)
 
 
 def _hard_mix_jvp(pool, axis, primals, tangents):

@@ -5,6 +5,7 @@ differ only in the activation start from the same weights. The last layer is lin
 selective.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -68,10 +69,8 @@ class MLP(nnx.Module):
         linear: Callable[..., Any] = nnx.Linear,
         rngs: RngSource,
     ) -> None:
-        widths = (in_features, *hidden, out_features)
-        self.layers = nnx.List(
-            [linear(din, dout, rngs=rngs) for din, dout in itertools.pairwise(widths)]
-        )
+        widths = itertools.pairwise((in_features, *hidden, out_features))
+        self.layers = nnx.List([linear(din, dout, rngs=rngs) for din, dout in widths])
         self.activations = nnx.List([activation(features, rngs=rngs) for features in hidden])
 
     def __call__(self, x: jax.Array, *, rngs: RngSource | None = None) -> jax.Array:
@@ -125,18 +124,13 @@ class ConvNet(nnx.Module):
             raise ValueError(
                 f"ConvNet: input_shape {input_shape} cannot be halved {len(channels)} times"
             )
-        flat = (height // scale) * (width // scale) * (channels[-1] if channels else colours)
-        self.convs = nnx.List(
-            [
-                nnx.Conv(cin, cout, (3, 3), dtype=dtype, rngs=rngs)
-                for cin, cout in itertools.pairwise((colours, *channels))
-            ]
-        )
+        widths = (colours, *channels)
+        flat = (height // scale) * (width // scale) * widths[-1]
+        conv = functools.partial(nnx.Conv, kernel_size=(3, 3), dtype=dtype, rngs=rngs)
+        self.convs = nnx.List([conv(cin, cout) for cin, cout in itertools.pairwise(widths)])
         self.hidden = nnx.Linear(flat, hidden, dtype=dtype, rngs=rngs)
         self.last = nnx.Linear(hidden, out_features, dtype=jnp.float32, rngs=rngs)
-        self.activations = nnx.List(
-            [activation(features, rngs=rngs) for features in (*channels, hidden)]
-        )
+        self.activations = nnx.List([activation(n, rngs=rngs) for n in (*channels, hidden)])
 
     def __call__(self, x: jax.Array, *, rngs: RngSource | None = None) -> jax.Array:
         """x [B, H, W, C] → [B, out_features]; rngs is passed to the selective layers."""
@@ -185,42 +179,25 @@ class ResNet(nnx.Module):
         dtype: Any = None,
         rngs: nnx.Rngs,
     ) -> None:
+        shared = dict(dtype=dtype, rngs=rngs)
         init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-        def conv(cin: int, cout: int, stride: int) -> nnx.Conv:
-            return nnx.Conv(
-                cin,
-                cout,
-                (3, 3),
-                strides=stride,
-                use_bias=False,
-                kernel_init=init,
-                dtype=dtype,
-                rngs=rngs,
-            )
-
+        conv = functools.partial(nnx.Conv, use_bias=False, kernel_init=init, **shared)
+        norm = functools.partial(nnx.BatchNorm, momentum=0.9, **shared)
         # Two convolutions per block; the first one of a stage but the first has stride 2.
         channels = [widths[0], *(width for width in widths for _ in range(2 * blocks))]
-        strides = [
-            2 if stage and not layer else 1
-            for stage in range(len(widths))
-            for layer in range(2 * blocks)
-        ]
-        pairs = itertools.pairwise((in_features, *channels))
+        pairs = enumerate(itertools.pairwise((in_features, *channels)))
+        halving = {1 + 2 * blocks * stage for stage in range(1, len(widths))}
         self.convs = nnx.List(
-            [conv(*pair, stride) for pair, stride in zip(pairs, (1, *strides), strict=True)]
+            [conv(*pair, (3, 3), strides=2 if layer in halving else 1) for layer, pair in pairs]
         )
-        self.norms = nnx.List(
-            [nnx.BatchNorm(width, momentum=0.9, dtype=dtype, rngs=rngs) for width in channels]
-        )
+        self.norms = nnx.List([norm(width) for width in channels])
         self.last = nnx.Linear(widths[-1], out_features, dtype=jnp.float32, rngs=rngs)
         self.activations = nnx.List([activation(width, rngs=rngs) for width in channels])
 
     def __call__(self, x: jax.Array, *, rngs: RngSource | None = None) -> jax.Array:
         """x [B, H, W, in_features] → [B, out_features]; rngs goes to the selective layers."""
-        (conv, norm, activation), *layers = zip(
-            self.convs, self.norms, self.activations, strict=True
-        )
+        layers = zip(self.convs, self.norms, self.activations, strict=True)
+        conv, norm, activation = next(layers)
         x = _activate(activation, norm(conv(x)), rngs)
         for first, second in _pairs(layers):
             (conv, norm, activation), (conv_2, norm_2, activation_2) = first, second
@@ -275,40 +252,27 @@ class Transformer(nnx.Module):
         dtype: Any = None,
         rngs: nnx.Rngs,
     ) -> None:
-        hidden, normal = expansion * features, nnx.initializers.normal
+        hidden, init = expansion * features, nnx.initializers.normal(0.02)
         # Projections into the residual stream: its variance would grow with their number.
-        residual = normal(0.02 / (2 * layers) ** 0.5)
+        residual = nnx.initializers.normal(0.02 / (2 * layers) ** 0.5)
+        shared = dict(dtype=dtype, rngs=rngs)
+        embed = functools.partial(nnx.Embed, features=features, embedding_init=init, **shared)
+        linear = functools.partial(nnx.Linear, use_bias=False, **shared)
+        norm = functools.partial(nnx.LayerNorm, features, use_bias=False, **shared)
+        attention = functools.partial(
+            nnx.MultiHeadAttention, heads, features, use_bias=False, decode=False, **shared
+        )
 
-        def norm() -> nnx.LayerNorm:
-            return nnx.LayerNorm(features, use_bias=False, dtype=dtype, rngs=rngs)
-
-        def linear(din: int, dout: int, init: Any) -> nnx.Linear:
-            return nnx.Linear(din, dout, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
-
-        def embed(count: int) -> nnx.Embed:
-            return nnx.Embed(count, features, embedding_init=normal(0.02), dtype=dtype, rngs=rngs)
+        def stack(build: Callable[..., Any], *args: Any, **options: Any) -> nnx.List:
+            return nnx.List([build(*args, **options) for _ in range(layers)])
 
         self.tokens, self.positions = embed(vocabulary), embed(context)
-        self.attentions = nnx.List(
-            [
-                nnx.MultiHeadAttention(
-                    heads,
-                    features,
-                    use_bias=False,
-                    kernel_init=normal(0.02),
-                    out_kernel_init=residual,
-                    decode=False,
-                    dtype=dtype,
-                    rngs=rngs,
-                )
-                for _ in range(layers)
-            ]
-        )
-        self.ups = nnx.List([linear(features, hidden, normal(0.02)) for _ in range(layers)])
-        self.downs = nnx.List([linear(hidden, features, residual) for _ in range(layers)])
+        self.attentions = stack(attention, kernel_init=init, out_kernel_init=residual)
+        self.ups = stack(linear, features, hidden, kernel_init=init)
+        self.downs = stack(linear, hidden, features, kernel_init=residual)
         self.norms = nnx.List([norm() for _ in range(2 * layers)])
         self.last_norm = norm()
-        self.activations = nnx.List([activation(hidden, rngs=rngs) for _ in range(layers)])
+        self.activations = stack(activation, hidden, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, rngs: RngSource | None = None) -> jax.Array:
         """Tokens x int [B, T ≤ context] → logits of the next ones [B, T, V], float32."""

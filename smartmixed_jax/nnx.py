@@ -1,7 +1,6 @@
 """The two layers, and the switch between them there and back, for Flax NNX."""
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import flax.errors
@@ -11,20 +10,14 @@ import numpy as np
 from flax import nnx
 
 from smartmixed_jax import estimators
+from smartmixed_jax import layer as shared
 from smartmixed_jax._checks import check_temperature
 from smartmixed_jax.estimators import gumbel_straight_through
-from smartmixed_jax.layer import (
-    Start,
-    check_options,
-    choices_of,
-    favouring,
-    promote,
-    repeat_to_neurons,
-)
+from smartmixed_jax.layer import Start
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.pools import PAPER_POOL, ActivationPool
 from smartmixed_jax.table import FunctionTable
-from smartmixed_jax.types import Estimator, Initializer
+from smartmixed_jax.types import Estimator, Initializer, Integers, Scalar
 
 RngSource = nnx.Rngs | nnx.RngStream
 """What draws: its `selection` stream, or the default one; or a stream itself."""
@@ -49,15 +42,17 @@ class SelectionLogits(nnx.Param):
     """
 
 
-nnx.register_variable_name("selection_logits", SelectionLogits, overwrite=True)
-
-
 class Temperature(nnx.Variable):
     """A temperature given as an array, float32 []."""
 
 
 class Choices(nnx.Variable):
     """Fixed choices that are data of a compiled program, int32 [N]; stacked layers [..., N]."""
+
+
+# The names of the Linen collections that nnx.bridge keeps them in.
+nnx.register_variable_name("selection_logits", SelectionLogits, overwrite=True)
+nnx.register_variable_name("choices", Choices, overwrite=True)
 
 
 class SelectiveActivation(nnx.Module):
@@ -111,40 +106,24 @@ class SelectiveActivation(nnx.Module):
         pool: ActivationPool = PAPER_POOL,
         *,
         estimator: Estimator = gumbel_straight_through,
-        temperature: float | jax.Array = 1.0,
+        temperature: Scalar = 1.0,
         axis: int = -1,
         deterministic: bool = False,
         start: Start | None = None,
         logits_init: Initializer | None = None,
-        groups: int | Sequence[int] | None = None,
+        groups: int | Integers | None = None,
         keep_rngs: bool = False,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
         rngs: RngSource,
     ) -> None:
-        options = check_options(
-            "SelectiveActivation",
-            features=features,
-            pool=pool,
-            estimator=estimator,
-            temperature=temperature,
-            axis=axis,
-            logits_init=logits_init,
-            start=start,
-            groups=groups,
-        )
-        self.features = features
-        self.pool = pool
-        self.estimator = estimator
-        self.temperature = _static_or_variable(temperature)
-        self.axis = axis
-        self.deterministic = deterministic
-        self.groups = options.groups
-        self.dtype = dtype
+        options = (features, pool, estimator, temperature, axis, start, logits_init, groups)
+        self.groups, shape, init = shared.check_options("SelectiveActivation", *options)
+        self.features, self.pool, self.axis = features, pool, axis
+        self.estimator, self.temperature = estimator, _static_or_variable(temperature)
+        self.deterministic, self.dtype = deterministic, dtype
         key = rngs.params() if isinstance(rngs, nnx.Rngs) else _draw(rngs)
-        self.selection_logits = SelectionLogits(
-            options.logits_init(key, options.shape, param_dtype)
-        )
+        self.selection_logits = SelectionLogits(init(key, shape, param_dtype))
         self.rngs = _stream(rngs).fork() if keep_rngs else nnx.data(None)
 
     @property
@@ -158,7 +137,7 @@ class SelectiveActivation(nnx.Module):
         *,
         rngs: RngSource | None = None,
         deterministic: bool | None = None,
-        temperature: float | jax.Array | None = None,
+        temperature: Scalar | None = None,
     ) -> jax.Array:
         """Applies the selected functions.
 
@@ -177,7 +156,7 @@ class SelectiveActivation(nnx.Module):
                 does not fit x; τ ≤ 0.
             TypeError: x is integer or complex; rngs is a bare key.
         """
-        x = promote("SelectiveActivation", x, self.dtype)
+        x = shared.promote("SelectiveActivation", x, self.dtype)
         logits = self.selection_logits[...]
         if self.deterministic if deterministic is None else deterministic:
             selection = estimators.deterministic(logits)
@@ -188,13 +167,13 @@ class SelectiveActivation(nnx.Module):
                 held = self.temperature
                 temperature = held[...] if isinstance(held, nnx.Variable) else held
             selection = self.estimator(logits, key, temperature)
-        selection = repeat_to_neurons(selection, self.groups)
+        selection = shared.repeat_to_neurons(selection, self.groups)
         return mix(x, selection, self.pool, axis=self.axis)
 
     def set_view(
         self,
         deterministic: bool | None = None,
-        temperature: float | jax.Array | None = None,
+        temperature: Scalar | None = None,
         estimator: Estimator | None = None,
     ) -> None:
         """What `nnx.view(model, ...)` may change: a copy of the model that shares its arrays.
@@ -248,17 +227,9 @@ class MixedActivation(nnx.Module):
         self.axis = axis
         self.dtype = dtype
 
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        rngs: RngSource | None = None,
-        deterministic: bool | None = None,
-        temperature: float | jax.Array | None = None,
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, **ignored: Any) -> jax.Array:
         """x [..., N] → [..., N]. The keywords of `SelectiveActivation` are taken and ignored."""
-        del rngs, deterministic, temperature
-        x = promote("MixedActivation", x, self.dtype)
+        x = shared.promote("MixedActivation", x, self.dtype)
         choices = self.choices[...] if self.table is None else self.table.choices
         return apply_choices(x, choices, self.pool, axis=self.axis)
 
@@ -266,8 +237,8 @@ class MixedActivation(nnx.Module):
         """The table of each stacked layer by its index, such as "[0]"; of a single layer by ""."""
         if self.table is not None:
             return {"": self.table}
-        choices = np.asarray(self.choices[...])
-        return {name: FunctionTable(self.pool, choices[at]) for name, at in stacked(choices, 1)}
+        rows = np.asarray(self.choices[...])
+        return {name: FunctionTable(self.pool, rows[at]) for name, at in shared.stacked(rows, 1)}
 
 
 def fix_choices(
@@ -299,7 +270,7 @@ def fix_choices(
     """
 
     def fixed(path: str, layer: SelectiveActivation) -> MixedActivation:
-        choices = choices_of(f"fix_choices: {path}", layer.selection_logits[...])
+        choices = shared.choices_of(f"fix_choices: {path}", layer.selection_logits[...])
         if layer.groups is not None:
             choices = choices[..., np.asarray(layer.groups)]
         return _mixed(layer.pool, choices, layer.axis, layer.dtype)
@@ -348,20 +319,16 @@ def release_choices(
         place = f"release_choices: {path}"
         static = layer.table is not None
         choices = np.asarray(layer.table.choices if static else layer.choices[...])
-        shared = {"axis": layer.axis, "dtype": layer.dtype, "rngs": rngs}
-        result = SelectiveActivation(choices.shape[-1], layer.pool, **shared, **options)
+        kept = {"axis": layer.axis, "dtype": layer.dtype, "rngs": rngs}
+        result = SelectiveActivation(choices.shape[-1], layer.pool, **kept, **options)
         if result.groups is not None:
             groups = np.asarray(result.groups)
             firsts = np.unique(groups, return_index=True)[1]
             if (choices[..., firsts][..., groups] != choices).any():
-                raise ValueError(
-                    f"{place}: groups hold neurons whose choices differ; expected one choice "
-                    "per group"
-                )
+                raise ValueError(f"{place}: neurons of a group hold different choices")
             choices = choices[..., firsts]
-        init = favouring(place, choices, layer.pool, probability)
-        logits = result.selection_logits
-        shape, dtype = (*choices.shape, len(layer.pool)), logits.dtype
+        init = shared.favouring(place, choices, len(layer.pool), probability)
+        shape, dtype = (*choices.shape, len(layer.pool)), result.selection_logits.dtype
         result.selection_logits = SelectionLogits(init(None, shape, dtype))
         if keep_rngs:
             stream = _stream(rngs)
@@ -402,19 +369,8 @@ def label_parameters(params: Any, *, selection: str = "selection", weights: str 
         found = isinstance(leaf, SelectionLogits) or "selection_logits" in names
         return selection if found else weights
 
-    return jax.tree_util.tree_map_with_path(
-        label, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
-    )
-
-
-def stacked(array: Any, axes: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """("[i]", (i,)) for each of the arrays that are stacked in one; ("", ()) if it is a single one.
-
-    Args:
-        array: [..., and `axes` axes of a single one].
-    """
-    for index in itertools.product(*map(range, array.shape[: array.ndim - axes])):
-        yield "".join(f"[{i}]" for i in index), index
+    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
+    return jax.tree_util.tree_map_with_path(label, params, is_leaf=is_variable)
 
 
 def _mixed(pool: ActivationPool, choices: np.ndarray, axis: int, dtype: Any) -> MixedActivation:
@@ -457,14 +413,12 @@ def _replace(
     if left and not changed:
         raise ValueError(f"{caller}: where takes none of the layers: {', '.join(left)}")
     if not changed:
-        raise ValueError(
-            f"{caller}: {type(model).__name__} holds no {kind.__name__} "
-            "(one inside a closure cannot be found: hold it as an attribute)"
-        )
+        found = f"{type(model).__name__} holds no {kind.__name__} as an attribute"
+        raise ValueError(f"{caller}: {found} (one inside a closure cannot be found)")
     return result
 
 
-def _static_or_variable(temperature: float | jax.Array) -> float | Temperature:
+def _static_or_variable(temperature: Scalar) -> float | Temperature:
     if isinstance(temperature, jax.Array | np.ndarray):
         return Temperature(jnp.asarray(temperature, jnp.float32))
     return float(temperature)

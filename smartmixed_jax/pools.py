@@ -7,6 +7,7 @@ the pool, chosen or not.
 """
 
 import dataclasses
+import functools
 import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -68,7 +69,7 @@ class ActivationPool:
 
     Args:
         functions: names → functions; the order gives every function its index
-            0 … K−1. Names are non-empty strings.
+            0 … K−1. Names are non-empty strings without commas.
 
     Attributes:
         names: K, in order.
@@ -85,21 +86,17 @@ class ActivationPool:
         (('relu', 'sin'), 2, 1)
     """
 
-    def __init__(
-        self, functions: Mapping[str, Activation] | Iterable[tuple[str, Activation]]
-    ) -> None:
+    def __init__(self, functions: Mapping[str, Activation] | Iterable[tuple[str, Activation]]):
         pairs = functions.items() if isinstance(functions, Mapping) else functions
-        try:
-            items = tuple((name, function) for name, function in pairs)
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"ActivationPool: expected names → functions, got {functions!r:.60}"
-            ) from None
+        items: tuple[Any, ...] = tuple(pairs) if isinstance(pairs, Iterable) else (pairs,)
+        if not all(isinstance(item, tuple) and len(item) == 2 for item in items):
+            raise TypeError(f"ActivationPool: expected names → functions, got {functions!r:.60}")
         if not items:
             raise ValueError("ActivationPool: expected at least one function, got an empty pool")
         for name, function in items:
-            if not isinstance(name, str) or not name:
-                raise TypeError(f"ActivationPool: a name must be a non-empty string, got {name!r}")
+            if not isinstance(name, str) or not name or "," in name:
+                expected = "a non-empty string without commas"
+                raise TypeError(f"ActivationPool: a name must be {expected}, got {name!r}")
             if not callable(function):
                 raise TypeError(f"ActivationPool: {name!r} must be a function, got {function!r}")
         self.names: tuple[str, ...] = tuple(name for name, _ in items)
@@ -148,6 +145,16 @@ class ActivationPool:
         pairs = zip(self.names, self.functions, strict=True)
         return ActivationPool((name, change(name, f)) for name, f in pairs).with_form(self.form)
 
+    def subset(self, *names: str) -> "ActivationPool":
+        """The functions with these names, in this order.
+
+        Example:
+            >>> from smartmixed_jax import EXTENDED_POOL
+            >>> EXTENDED_POOL.subset("relu", "tanh", "sin")
+            ActivationPool(relu, tanh, sin)
+        """
+        return ActivationPool((name, self.functions[self.index(name)]) for name in names)
+
     def index(self, name: str) -> int:
         """The index of the function called `name`; ValueError if there is none."""
         if name not in self.names:
@@ -186,49 +193,38 @@ class ActivationPool:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self.names, tuple(map(_Portable, self.functions)), self.form)
+        return _pool, (self.names, tuple(map(_packed, self.functions)), self.form)
 
 
-class _Portable:
+def _packed(function: Activation) -> Any:
     """A function as pickle takes it: by its import path, or as it is where it has none.
 
     By path because jax.nn's functions are objects that pickle copies: the copy is another function,
-    unequal to the one in `_fused`'s table and compiled again.
+    unequal to the one in `_fused`'s table and compiled again. Public modules of JAX come first.
     """
-
-    def __init__(self, function: Activation) -> None:
-        self.function = function
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        path = _import_path(self.function)
-        return (_imported, path) if path else (_itself, (self.function,))
-
-
-def _unpickled(names: tuple[str, ...], functions: tuple[Any, ...], form: Form) -> ActivationPool:
-    return ActivationPool(zip(names, functions, strict=True)).with_form(form)
-
-
-def _import_path(function: Any) -> tuple[str, str] | None:
-    """(module, name) under which the very object can be imported; public modules of JAX first."""
     name = getattr(function, "__qualname__", "")
     for module in ("jax.nn", "jax.numpy", "jax.lax", getattr(function, "__module__", None)):
         try:
-            if module and _imported(module, name) is function:
+            if module and _unpacked((module, name)) is function:
                 return module, name
         except (ImportError, AttributeError):
             pass
-    return None
-
-
-def _imported(module: str, name: str) -> Any:
-    found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
-
-
-def _itself(function: Any) -> Any:
     return function
+
+
+def _unpacked(packed: Any) -> Any:
+    if not isinstance(packed, tuple):
+        return packed
+    module, name = packed
+    return functools.reduce(getattr, name.split("."), importlib.import_module(module))
+
+
+def _pool(names: tuple[str, ...], functions: tuple[Any, ...], form: Form) -> ActivationPool:
+    return ActivationPool(zip(names, map(_unpacked, functions), strict=True)).with_form(form)
+
+
+def _affine(function: Any, shift: float, scale: float) -> "Affine":
+    return Affine(_unpacked(function), shift, scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,7 +242,7 @@ class Affine:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Affine, (_Portable(self.function), self.shift, self.scale)
+        return _affine, (_packed(self.function), self.shift, self.scale)
 
 
 def _standardized(name: str, function: Activation) -> Activation:
@@ -261,16 +257,14 @@ def _standardized(name: str, function: Activation) -> Activation:
         mean = float(density @ y)
         deviation = math.sqrt(float(density @ (y - mean) ** 2))
     if not (math.isfinite(mean) and math.isfinite(deviation)):
-        raise ValueError(
-            f"variance_matched: {name!r} has mean {mean} and standard deviation {deviation} "
-            "under N(0, 1), expected finite values"
-        )
+        got = f"mean {mean} and standard deviation {deviation} under N(0, 1)"
+        raise ValueError(f"variance_matched: {name!r} has {got}, expected finite values")
     if deviation < 1e-6 * max(1.0, abs(mean)):
         return function
     return Affine(function, mean, 1.0 / deviation)
 
 
-PAPER_POOL = ActivationPool(
+EXTENDED_POOL = ActivationPool(
     {
         "relu": jax.nn.relu,
         "sigmoid": jax.nn.sigmoid,
@@ -278,41 +272,6 @@ PAPER_POOL = ActivationPool(
         "leaky_relu": jax.nn.leaky_relu,
         "elu": jax.nn.elu,
         "selu": jax.nn.selu,
-    }
-)
-"""The six functions of the paper (arXiv 2510.22450), in its order."""
-
-REGRESSION_POOL = ActivationPool(
-    {
-        "relu": jax.nn.relu,
-        "tanh": jnp.tanh,
-        "silu": jax.nn.silu,
-        "sin": jnp.sin,
-        "square": square,
-        "identity": identity,
-        "gauss": gauss,
-        "gelu": jax.nn.gelu,
-    }
-)
-"""Eight functions for fitting functions of a few variables. gelu is the tanh form."""
-
-SMOOTH_POOL = ActivationPool(
-    {
-        "sin": jnp.sin,
-        "tanh": jnp.tanh,
-        "gelu": jax.nn.gelu,
-        "silu": jax.nn.silu,
-        "softplus": jax.nn.softplus,
-        "gauss": gauss,
-        "identity": identity,
-        "square": square,
-    }
-)
-"""Eight functions with derivatives of every order, for equations that contain them."""
-
-EXTENDED_POOL = ActivationPool(
-    {
-        **dict(zip(PAPER_POOL.names, PAPER_POOL.functions, strict=True)),
         "gelu": jax.nn.gelu,
         "silu": jax.nn.silu,
         "softplus": jax.nn.softplus,
@@ -324,4 +283,17 @@ EXTENDED_POOL = ActivationPool(
         "gauss": gauss,
     }
 )
-"""The paper's pool and nine more. gelu is the tanh form."""
+"""Every named function of the library: the paper's pool and nine more. gelu is the tanh form."""
+
+PAPER_POOL = EXTENDED_POOL.subset("relu", "sigmoid", "tanh", "leaky_relu", "elu", "selu")
+"""The six functions of the paper (arXiv 2510.22450), in its order."""
+
+REGRESSION_POOL = EXTENDED_POOL.subset(
+    "relu", "tanh", "silu", "sin", "square", "identity", "gauss", "gelu"
+)
+"""Eight functions for fitting functions of a few variables."""
+
+SMOOTH_POOL = EXTENDED_POOL.subset(
+    "sin", "tanh", "gelu", "silu", "softplus", "gauss", "identity", "square"
+)
+"""Eight functions with derivatives of every order, for equations that contain them."""

@@ -1,5 +1,6 @@
 """What was chosen: plain dicts and arrays, no plotting."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,14 +10,17 @@ import numpy as np
 from flax import nnx
 
 from smartmixed_jax.estimators import soft_mixture
-from smartmixed_jax.nnx import MixedActivation, SelectiveActivation, fix_choices, stacked
+from smartmixed_jax.layer import stacked
+from smartmixed_jax.nnx import MixedActivation, SelectiveActivation, fix_choices
 from smartmixed_jax.pools import ActivationPool
+from smartmixed_jax.types import Groups
 
 UNDECIDED = 0.5
 """A neuron whose largest probability is below this has not decided."""
 
 
-def statistics(logits: jax.Array, groups: tuple[int, ...] | None = None) -> dict[str, jax.Array]:
+@functools.partial(jax.jit, static_argnums=1)
+def statistics(logits: jax.Array, groups: Groups = None) -> dict[str, jax.Array]:
     """What the neurons of one layer chose and how sure they are; may be traced.
 
     Args:
@@ -99,13 +103,10 @@ def summarize(model: nnx.Module) -> dict[str, dict[str, Any]]:
 
 
 def summarize_logits(
-    logits: np.ndarray | jax.Array, pool: ActivationPool, groups: tuple[int, ...] | None = None
+    logits: np.ndarray | jax.Array, pool: ActivationPool, groups: Groups = None
 ) -> dict[str, Any]:
     """One record of `summarize` from a layer's logits [N, K], or [G, K] and each neuron's group."""
-    return layer_record(_statistics(jnp.asarray(logits), groups), pool.names)
-
-
-_statistics = jax.jit(statistics, static_argnums=1)
+    return layer_record(statistics(jnp.asarray(logits), groups), pool.names)
 
 
 def fixed_record(counts: dict[str, int]) -> dict[str, Any]:

@@ -1,16 +1,16 @@
 """FunctionTable: the static per-neuron table of a fixed layer."""
 
+import dataclasses
 import json
-from collections.abc import Sequence
-from typing import Any
 
-import jax
 import numpy as np
 
 from smartmixed_jax._checks import check_choices
 from smartmixed_jax.pools import ActivationPool
+from smartmixed_jax.types import Integers
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
 class FunctionTable:
     """A pool and, for each of N neurons, the index of its function; hashable, immutable.
 
@@ -34,14 +34,13 @@ class FunctionTable:
         True
     """
 
-    def __init__(
-        self, pool: ActivationPool, choices: Sequence[int] | np.ndarray | jax.Array
-    ) -> None:
-        self.pool = pool
-        self.choices: tuple[int, ...] = tuple(
-            check_choices("FunctionTable", choices, pool).tolist()
-        )
-        self._hash = hash((self.pool, self.choices))
+    pool: ActivationPool
+    choices: tuple[int, ...]
+
+    def __init__(self, pool: ActivationPool, choices: Integers) -> None:
+        object.__setattr__(self, "pool", pool)
+        indices = check_choices("FunctionTable", choices, pool)
+        object.__setattr__(self, "choices", tuple(indices.tolist()))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -70,34 +69,15 @@ class FunctionTable:
             if not isinstance(choices, list) or not all(type(choice) is int for choice in choices):
                 raise ValueError("choices must be a list of integers")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"FunctionTable.from_json: no function table: {text[:60]!r}"
-            ) from error
+            got = f"{text[:60]!r}"
+            raise ValueError(f"FunctionTable.from_json: no function table: {got}") from error
         if names != pool.names:
-            raise ValueError(
-                f"FunctionTable.from_json: the table was written for the pool {list(names)}, "
-                f"got {list(pool.names)}"
-            )
+            got = f"the pool {list(names)}, got {list(pool.names)}"
+            raise ValueError(f"FunctionTable.from_json: the table was written for {got}")
         return cls(pool, choices)
 
     def __len__(self) -> int:
         return len(self.choices)
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, FunctionTable)
-            and self.pool == other.pool
-            and self.choices == other.choices
-        )
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "FunctionTable":
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FunctionTable, (self.pool, self.choices)
 
     def __repr__(self) -> str:
         used = ", ".join(f"{name} {count}" for name, count in self.counts().items() if count)

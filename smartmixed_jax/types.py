@@ -11,16 +11,29 @@ Shapes are written with these letters:
 π = softmax(logits) are the probabilities of a neuron's functions, τ is the temperature.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 Activation = Callable[[jax.Array], jax.Array]
 """An elementwise function: an array of any shape → an array of the same shape."""
 
 Initializer = Callable[..., jax.Array]
 """`init(key, shape, dtype)` → array, as in `jax.nn.initializers`."""
+
+Key = jax.Array | None
+"""A PRNG key, consumed by the function that takes it; None where nothing is drawn."""
+
+Integers = Sequence[int] | np.ndarray | jax.Array
+"""Choices [N], as their caller has them."""
+
+Groups = tuple[int, ...] | None
+"""Each neuron's group, [N] in [0, G); None: every neuron chooses for itself."""
+
+Scalar = float | jax.Array
+"""A number, or an array [] of one, which may be traced."""
 
 
 class Selection(NamedTuple):
@@ -36,5 +49,5 @@ class Selection(NamedTuple):
     choices: jax.Array | None
 
 
-Estimator = Callable[[jax.Array, jax.Array | None, float | jax.Array], Selection]
+Estimator = Callable[[jax.Array, Key, Scalar], Selection]
 """`estimator(logits [N, K], key, temperature)` → Selection."""

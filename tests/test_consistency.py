@@ -63,7 +63,7 @@ def by_functions(options, logits, x, key):
 
 def by_nnx(options, logits, x, key):
     act = SelectiveActivation(N, rngs=nnx.Rngs(0), **options)
-    act.logits.set_value(logits)
+    act.selection_logits.set_value(logits)
     rngs = None if key is None else nnx.Rngs(selection=key)
     return act(x, rngs=rngs, deterministic=key is None)
 
@@ -71,7 +71,7 @@ def by_nnx(options, logits, x, key):
 def by_linen(options, logits, x, key):
     act = linen.SelectiveActivation(N, **options)
     rngs = None if key is None else {"selection": key}
-    variables = {"params": {"logits": logits}}
+    variables = {"params": {"selection_logits": logits}}
     return act.apply(variables, x, rngs=rngs, deterministic=key is None)
 
 
@@ -159,14 +159,14 @@ def test_logits_move_between_the_layers_by_plain_dictionary():
     x = jax.random.normal(jax.random.key(1), (5, N))
     act = SelectiveActivation(N, groups=2, rngs=nnx.Rngs(3))
     module = linen.SelectiveActivation(N, groups=2)
-    variables = {"params": {"logits": act.logits[...]}}
+    variables = {"params": {"selection_logits": act.selection_logits[...]}}
     y = jax.jit(lambda v: module.apply(v, x, deterministic=True))(variables)
     act.eval()
     graphdef, state = nnx.split(act)
     assert_same_bits(y, jax.jit(lambda state: nnx.merge(graphdef, state)(x))(state))
     own = module.init(jax.random.key(9), x)
     assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, variables)
-    act.logits[...] = own["params"]["logits"]
+    act.selection_logits[...] = own["params"]["selection_logits"]
     assert fix_choices(act).table == linen.fix_choices(module, own)[0].table
 
 

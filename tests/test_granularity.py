@@ -30,10 +30,10 @@ class ByHand(nnx.Module):
         self.groups = tuple(range(features)) if groups is None else groups
         self.axis = axis
         shape = (max(self.groups) + 1, len(POOL))
-        self.logits = nnx.Param(jax.random.normal(rngs.params(), shape))
+        self.selection_logits = nnx.Param(jax.random.normal(rngs.params(), shape))
 
     def __call__(self, x):
-        soft = jax.nn.softmax(self.logits[...])
+        soft = jax.nn.softmax(self.selection_logits[...])
         hard = jax.nn.one_hot(jnp.argmax(soft, -1), len(POOL))
         weights = (hard + (soft - jax.lax.stop_gradient(soft)))[np.asarray(self.groups)]
         values = jnp.stack([f(jnp.moveaxis(x, self.axis, -1)) for f in POOL.functions])
@@ -136,7 +136,9 @@ kept_noise = functools.partial(SelectiveActivation, pool=POOL, keep_rngs=True)
 def selective(build, shape, activation=straight_through):
     """The model with random logits, its input, and a random direction of the same shape."""
     model = build(activation, nnx.Rngs(0))
-    model.act.logits[...] = jax.random.normal(jax.random.key(1), model.act.logits.shape)
+    model.act.selection_logits[...] = jax.random.normal(
+        jax.random.key(1), model.act.selection_logits.shape
+    )
     x = jax.random.normal(jax.random.key(2), shape)
     return model, x, jax.random.normal(jax.random.key(3), model(x).shape)
 
@@ -169,7 +171,9 @@ def test_every_row_of_logits_gets_a_gradient(build, shape):
     model, x, direction = selective(build, shape)
     _, gradients = value_and_gradients(model, x, direction)
     logits = next(
-        v for path, v in nnx.to_flat_state(nnx.state(gradients, nnx.Param)) if path[-1] == "logits"
+        v
+        for path, v in nnx.to_flat_state(nnx.state(gradients, nnx.Param))
+        if path[-1] == "selection_logits"
     )
     groups = model.act.groups
     rows = model.act.features if groups is None else max(groups) + 1
@@ -186,7 +190,7 @@ def test_fixed_outputs_are_the_bits_of_the_deterministic_ones(build, shape):
     y = np.asarray(call(model, x))
     np.testing.assert_array_equal(np.asarray(call(fixed, x)).view(np.int32), y.view(np.int32))
     (layer,) = summarize(fixed).values()
-    rows = model.act.logits.shape[0]
+    rows = model.act.selection_logits.shape[0]
     used = sum(count > 0 for count in layer["counts"].values())
     assert (used == 1) == (rows == 1)
 
@@ -195,14 +199,14 @@ def test_fixed_outputs_are_the_bits_of_the_deterministic_ones(build, shape):
 @pytest.mark.parametrize("place", ["convolution NHWC", "gru", "tied"])
 def test_with_noise_of_their_own_the_logits_train_in_an_unchanged_loop(place):
     model, x, direction = selective(*PLACES[place], kept_noise)
-    before = np.asarray(model.act.logits[...]).copy()
+    before = np.asarray(model.act.selection_logits[...]).copy()
     for _ in range(2):
         _, gradients = value_and_gradients(model, x, direction)
         nnx.update(
             model,
             jax.tree.map(lambda p, g: p - 0.1 * g, nnx.state(model, nnx.Param), gradients),
         )
-    assert np.abs(np.asarray(model.act.logits[...]) - before).max(-1).min() > 1e-5
+    assert np.abs(np.asarray(model.act.selection_logits[...]) - before).max(-1).min() > 1e-5
 
 
 # --- what shares a draw -------------------------------------------------------------------
@@ -270,7 +274,9 @@ def test_one_draw_per_sequence_trains_too():
         kept_noise,
     )
     _, gradients = value_and_gradients(model, x, direction)
-    assert np.abs(gradients["rnn"]["cell"]["activation_fn"]["logits"]).max(-1).min() > 1e-5
+    assert (
+        np.abs(gradients["rnn"]["cell"]["activation_fn"]["selection_logits"]).max(-1).min() > 1e-5
+    )
 
 
 def test_tied_neurons_draw_together_and_groups_apart():

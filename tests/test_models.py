@@ -98,7 +98,7 @@ def test_a_partial_sets_pool_estimator_and_temperature_of_every_layer():
     factory = functools.partial(SelectiveActivation, **options)
     model = MLP(4, (8, 8), 2, activation=factory, rngs=nnx.Rngs(0))
     for activation in model.activations:
-        assert activation.logits.shape == (activation.features, 8)
+        assert activation.selection_logits.shape == (activation.features, 8)
         assert activation.estimator is estimators.reinmax
         assert float(activation.temperature) == 2.0
 
@@ -229,8 +229,8 @@ def test_an_image_that_is_too_small_is_refused():
 FOLDER = Path(smartmixed_jax.__file__).parent
 MODULES = sorted(module.name for module in pkgutil.iter_modules([str(FOLDER)]))
 ORDER = (
-    *("pools", "estimators", "one_exp", "mixture", "table", "layer"),
-    *("nnx", "linen", "conversion", "models", "summary"),
+    *("types", "pools", "_checks", "estimators", "_fused", "_logit_gradients", "mixture", "table"),
+    *("layer", "nnx", "summary", "linen", "conversion", "models"),
 )
 """A module imports only modules before it."""
 
@@ -280,4 +280,4 @@ def test_every_docstring_example_runs(name):
         result = doctest.testmod(module)
     prompts = re.findall(r"^ *>>> ", Path(module.__file__).read_text(), re.MULTILINE)
     assert (result.failed, result.attempted) == (0, len(prompts))
-    assert prompts, f"{name} has no example"
+    assert prompts or name == "types" or name.startswith("_"), f"{name} has no example"

@@ -51,7 +51,9 @@ class Pair(nnx.Module):
 
 def with_logits(layer, seed=0):
     """The layer with random logits, so that its neurons choose differently."""
-    layer.logits[...] = jax.random.normal(jax.random.key(seed), layer.logits.shape)
+    layer.selection_logits[...] = jax.random.normal(
+        jax.random.key(seed), layer.selection_logits.shape
+    )
     return layer
 
 
@@ -88,12 +90,12 @@ def test_the_only_parameter_is_one_matrix_of_selection_logits():
     )
     assert [type(variable) for variable in variables] == [SelectionLogits]
     assert issubclass(SelectionLogits, nnx.Param)
-    assert act.logits.shape == (5, 6)
-    assert act.logits.dtype == jnp.float32
+    assert act.selection_logits.shape == (5, 6)
+    assert act.selection_logits.dtype == jnp.float32
 
 
 def test_initial_logits_are_0_and_a_thousandth_at_one_random_entry_per_neuron():
-    logits = np.asarray(SelectiveActivation(600, rngs=nnx.Rngs(0)).logits[...])
+    logits = np.asarray(SelectiveActivation(600, rngs=nnx.Rngs(0)).selection_logits[...])
     assert set(np.unique(logits)) == {np.float32(0), np.float32(1e-3)}
     np.testing.assert_array_equal((logits != 0).sum(-1), 1)
     entries = np.bincount(logits.argmax(-1), minlength=6)
@@ -102,20 +104,26 @@ def test_initial_logits_are_0_and_a_thousandth_at_one_random_entry_per_neuron():
 
 def test_initial_logits_differ_between_layers_and_seeds_and_repeat_with_the_seed():
     first, other, again = (Pair(50, rngs=nnx.Rngs(seed)) for seed in (0, 1, 0))
-    assert np.mean(np.argmax(first.a.logits, -1) == np.argmax(first.b.logits, -1)) < 0.5
-    assert np.mean(np.argmax(first.a.logits, -1) == np.argmax(other.a.logits, -1)) < 0.5
-    np.testing.assert_array_equal(first.a.logits[...], again.a.logits[...])
-    np.testing.assert_array_equal(first.b.logits[...], again.b.logits[...])
+    assert (
+        np.mean(np.argmax(first.a.selection_logits, -1) == np.argmax(first.b.selection_logits, -1))
+        < 0.5
+    )
+    assert (
+        np.mean(np.argmax(first.a.selection_logits, -1) == np.argmax(other.a.selection_logits, -1))
+        < 0.5
+    )
+    np.testing.assert_array_equal(first.a.selection_logits[...], again.a.selection_logits[...])
+    np.testing.assert_array_equal(first.b.selection_logits[...], again.b.selection_logits[...])
 
 
 def test_logits_init_and_param_dtype_make_the_logits():
     act = SelectiveActivation(
         3, rngs=nnx.Rngs(0), logits_init=nnx.initializers.constant(0.25), param_dtype=jnp.bfloat16
     )
-    assert act.logits.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(act.logits[...], np.full((3, 6), 0.25))
+    assert act.selection_logits.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(act.selection_logits[...], np.full((3, 6), 0.25))
     assert act(X[:, :3], rngs=nnx.Rngs(0)).dtype == jnp.float32
-    assert SelectiveActivation(3, rngs=nnx.Rngs(0)["params"]).logits.shape == (3, 6)
+    assert SelectiveActivation(3, rngs=nnx.Rngs(0)["params"]).selection_logits.shape == (3, 6)
 
 
 # --- value --------------------------------------------------------------------------------
@@ -126,10 +134,10 @@ def test_the_layer_is_its_estimator_and_mix():
     act = with_logits(SelectiveActivation(4, rngs=nnx.Rngs(0), temperature=0.7))
     y = act(X, rngs=nnx.Rngs(selection=3))
     key = nnx.Rngs(selection=3)["selection"]()
-    selection = estimators.gumbel_straight_through(act.logits[...], key, 0.7)
+    selection = estimators.gumbel_straight_through(act.selection_logits[...], key, 0.7)
     np.testing.assert_array_equal(y, mix(X, selection, PAPER_POOL))
     soft = SelectiveActivation(4, rngs=nnx.Rngs(0), estimator=estimators.soft_mixture)
-    expected = mix(X, estimators.soft_mixture(soft.logits[...], None, 1.0), PAPER_POOL)
+    expected = mix(X, estimators.soft_mixture(soft.selection_logits[...], None, 1.0), PAPER_POOL)
     np.testing.assert_array_equal(soft(X), expected)
 
 
@@ -137,7 +145,9 @@ def test_axis_1_selects_per_channel():
     x = jax.random.normal(jax.random.key(0), (2, 4, 3, 3))
     act = with_logits(SelectiveActivation(4, axis=1, rngs=nnx.Rngs(0)))
     y = act(x, deterministic=True)
-    last = mix(jnp.moveaxis(x, 1, -1), estimators.deterministic(act.logits[...]), PAPER_POOL)
+    last = mix(
+        jnp.moveaxis(x, 1, -1), estimators.deterministic(act.selection_logits[...]), PAPER_POOL
+    )
     np.testing.assert_array_equal(y, jnp.moveaxis(last, -1, 1))
     np.testing.assert_array_equal(fix_choices(act)(x), y)
 
@@ -157,7 +167,7 @@ def test_dtype_is_that_of_the_input_or_the_one_given():
 def test_the_argument_deterministic_wins_over_the_attribute():
     act = SelectiveActivation(2000, LABELS, rngs=nnx.Rngs(0))
     x = jnp.zeros((1, 2000))
-    argmax = np.argmax(act.logits[...], -1)
+    argmax = np.argmax(act.selection_logits[...], -1)
 
     def is_argmax(**options):
         return np.array_equal(act(x, rngs=nnx.Rngs(1), **options)[0], argmax)
@@ -193,10 +203,10 @@ def test_groups_are_held_as_each_neurons_group_and_logits_have_one_row_per_group
     act = SelectiveActivation(8, groups=groups, rngs=nnx.Rngs(0))
     assert act.groups == normalised
     assert {type(group) for group in act.groups} == {int}
-    assert act.logits.shape == (max(normalised) + 1, 6)
+    assert act.selection_logits.shape == (max(normalised) + 1, 6)
     again = SelectiveActivation(8, groups=normalised, rngs=nnx.Rngs(1))
     assert nnx.split(act)[0] == nnx.split(again)[0]
-    np.testing.assert_array_equal((np.asarray(act.logits[...]) != 0).sum(-1), 1)
+    np.testing.assert_array_equal((np.asarray(act.selection_logits[...]) != 0).sum(-1), 1)
 
 
 @pytest.mark.parametrize("groups", [1, 4, TIED])
@@ -205,7 +215,9 @@ def test_neurons_of_a_group_always_draw_the_same_function(groups, estimator):
     act = SelectiveActivation(8, LABELS, groups=groups, estimator=estimator, rngs=nnx.Rngs(0))
     rngs = nnx.Rngs(selection=0)
     draws = np.stack([act(jnp.zeros((1, 8)), rngs=rngs)[0] for _ in range(60)])
-    of_group = [draws[:, np.asarray(act.groups) == g] for g in range(len(act.logits[...]))]
+    of_group = [
+        draws[:, np.asarray(act.groups) == g] for g in range(len(act.selection_logits[...]))
+    ]
     for drawn in of_group:
         assert (drawn == drawn[:, :1]).all()
         assert len(np.unique(drawn)) == 6
@@ -224,7 +236,7 @@ def test_the_gradient_of_a_group_is_the_sum_over_its_neurons(estimator):
     g = jax.random.normal(jax.random.key(2), (5, 8))
     found = nnx.grad(lambda act: jnp.sum(g * act(x, rngs=nnx.Rngs(selection=3))))(act)
     key = nnx.Rngs(selection=3)["selection"]()
-    selection, pull = jax.vjp(lambda logits: estimator(logits, key, 1.0), act.logits[...])
+    selection, pull = jax.vjp(lambda logits: estimator(logits, key, 1.0), act.selection_logits[...])
     expected = 0
     for neuron, group in enumerate(TIED):
 
@@ -239,7 +251,7 @@ def test_the_gradient_of_a_group_is_the_sum_over_its_neurons(estimator):
         zero = jax.tree.map(lambda c: np.zeros(c.shape, jax.dtypes.float0), selection.choices)
         expected += pull(estimators.Selection(cotangent, zero))[0]
     assert np.abs(expected).min(-1).max() > 1e-3
-    np.testing.assert_allclose(found.logits[...], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.selection_logits[...], expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("groups", [1, 2, TIED])
@@ -248,7 +260,7 @@ def test_a_fixed_layer_of_groups_has_a_table_of_neurons_and_keeps_the_bits(group
     act = with_logits(SelectiveActivation(8, groups=groups, dtype=dtype, rngs=nnx.Rngs(0)))
     act.eval()
     fixed = fix_choices(act)
-    choices = np.argmax(act.logits[...], -1)
+    choices = np.argmax(act.selection_logits[...], -1)
     assert fixed.table.choices == tuple(choices[group] for group in act.groups)
     x = jax.random.normal(jax.random.key(5), (17, 8))
     y, z = (compiled(model, x).astype(jnp.float32) for model in (act, fixed))
@@ -420,7 +432,7 @@ def test_input_that_is_no_real_float_raises_even_with_a_dtype(dtype):
 
 def test_a_wrong_number_of_features_raises_naming_both():
     act = SelectiveActivation(5, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"x\[3, 4\] .* need weights \[4, 6\], got \[5, 6\]"):
+    with pytest.raises(ValueError, match=r"x\[3, 4\] .* needs weights \[4, 6\], got \[5, 6\]"):
         act(X, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"x\[3, 4\] on axis 1 needs 4 choices, got 5"):
         fix_choices(act)(X)
@@ -519,7 +531,7 @@ def test_a_new_temperature_changes_the_gradient_without_recompiling(by, jit):
         def total(act):
             return jnp.sum(act(X, rngs=nnx.Rngs(selection=1), temperature=tau) ** 2)
 
-        return nnx.grad(total)(act).logits[...]
+        return nnx.grad(total)(act).selection_logits[...]
 
     @functools.partial(jax.jit, static_argnums=0)
     def on_split_state(graphdef, state, tau):
@@ -543,7 +555,7 @@ def test_view_changes_a_copy_that_shares_the_logits():
     assert view.estimator is estimators.reinmax
     assert (act.deterministic, float(act.temperature)) == (False, 1.0)
     assert act.estimator is estimators.gumbel_straight_through
-    assert view.logits.get_value() is act.logits.get_value()
+    assert view.selection_logits.get_value() is act.selection_logits.get_value()
 
 
 def test_vmap_over_seeds_is_the_loop_over_them():
@@ -583,8 +595,10 @@ def test_rematerialisation_changes_no_gradient(remat):
     wrap = nnx.remat if remat == "nnx" else through_jax
     found = nnx.grad(lambda act: total(act, wrap))(act)
     expected = nnx.grad(lambda act: total(act, lambda call: call))(act)
-    assert np.abs(expected.logits[...]).max() > 0.01
-    np.testing.assert_allclose(found.logits[...], expected.logits[...], rtol=1e-5)
+    assert np.abs(expected.selection_logits[...]).max() > 0.01
+    np.testing.assert_allclose(
+        found.selection_logits[...], expected.selection_logits[...], rtol=1e-5
+    )
 
 
 # --- MixedActivation ----------------------------------------------------------------------
@@ -657,7 +671,7 @@ def test_fixed_layers_hold_the_argmax_of_their_own_logits_wherever_they_are():
     selective = selective_layers(model)
     assert len(selective) == 4
     for before, after in zip(selective, mixed_layers(fixed), strict=True):
-        assert after.table == FunctionTable(PAPER_POOL, np.argmax(before.logits[...], -1))
+        assert after.table == FunctionTable(PAPER_POOL, np.argmax(before.selection_logits[...], -1))
     paths = [path for path, m in nnx.iter_modules(model) if isinstance(m, SelectiveActivation)]
     assert paths == [path for path, m in nnx.iter_modules(fixed) if isinstance(m, MixedActivation)]
 
@@ -665,7 +679,9 @@ def test_fixed_layers_hold_the_argmax_of_their_own_logits_wherever_they_are():
 def test_many_layers_are_fixed_each_with_its_own_choices():
     model = mlp((8,) * 12)
     for layer, fixed in zip(model.activations, fix_choices(model).activations, strict=True):
-        np.testing.assert_array_equal(fixed.table.choices, np.argmax(layer.logits[...], -1))
+        np.testing.assert_array_equal(
+            fixed.table.choices, np.argmax(layer.selection_logits[...], -1)
+        )
 
 
 def test_the_fixed_model_holds_the_very_same_weight_arrays():
@@ -781,13 +797,13 @@ def test_where_fixes_the_layers_it_takes_and_leaves_the_others_selective():
     )
     for path, layer in seen.items():
         assert isinstance(layer, SelectiveActivation)
-        logits = before[path].logits
-        assert layer.logits.get_value() is logits.get_value()
+        logits = before[path].selection_logits
+        assert layer.selection_logits.get_value() is logits.get_value()
         if path in ("blocks.1.act", "chain.layers.1"):
             assert after[path].table == FunctionTable(PAPER_POOL, np.argmax(logits[...], -1))
         else:
-            assert after[path].logits.get_value() is logits.get_value()
-            assert after[path].logits is not logits
+            assert after[path].selection_logits.get_value() is logits.get_value()
+            assert after[path].selection_logits is not logits
             assert not after[path].deterministic
 
 
@@ -806,9 +822,9 @@ def test_fixing_one_layer_after_the_other_keeps_the_bits():
 def test_a_layer_left_selective_may_be_stacked():
     model = mlp()
     first, *_ = model.activations
-    first.logits.set_value(jnp.stack([first.logits[...]] * 3))
+    first.selection_logits.set_value(jnp.stack([first.selection_logits[...]] * 3))
     fixed = fix_choices(model, where=lambda path, layer: path == "activations.1")
-    assert fixed.activations[0].logits.shape == (3, 8, 6)
+    assert fixed.activations[0].selection_logits.shape == (3, 8, 6)
 
 
 def test_where_that_takes_no_layer_raises_naming_those_there_are():

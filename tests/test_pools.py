@@ -124,8 +124,11 @@ def test_an_equal_pool_is_a_static_argument_that_does_not_retrace():
         ([], ValueError, "empty pool"),
         ([("a", jnp.sin), ("b", jnp.cos), ("a", jnp.tanh)], ValueError, r"duplicate names \['a'\]"),
         ({"a": 3.5}, TypeError, "'a' must be a function, got 3.5"),
-        ({7: jnp.sin}, TypeError, "non-empty string, got 7"),
-        ({"": jnp.sin}, TypeError, "non-empty string, got ''"),
+        ({7: jnp.sin}, TypeError, "non-empty string without commas, got 7"),
+        ({"": jnp.sin}, TypeError, "non-empty string without commas, got ''"),
+        ({"a,b": jnp.sin}, TypeError, "non-empty string without commas, got 'a,b'"),
+        ([jnp.sin], TypeError, "expected names → functions, got"),
+        (3, TypeError, "expected names → functions, got 3"),
     ],
 )
 def test_a_bad_pool_raises_naming_the_value(functions, error, message):

@@ -32,7 +32,9 @@ def from_probabilities(rows):
 def selective_mlp(hidden=(8, 8), seed=0):
     model = MLP(4, hidden, 2, rngs=nnx.Rngs(seed))
     for index, layer in enumerate(model.activations):
-        layer.logits[...] = 2 * jax.random.normal(jax.random.key(index), layer.logits.shape)
+        layer.selection_logits[...] = 2 * jax.random.normal(
+            jax.random.key(index), layer.selection_logits.shape
+        )
     return model
 
 
@@ -90,13 +92,13 @@ def test_every_layer_is_summarized_by_path_and_its_counts_sum_to_its_features():
 
 def test_groups_are_counted_by_neurons_and_their_logits_are_what_the_layer_holds():
     act = SelectiveActivation(5, PAIR, groups=(0, 0, 0, 0, 1), rngs=nnx.Rngs(0))
-    act.logits[...] = jnp.asarray(from_probabilities([[0.4, 0.6], [0.9, 0.1]]))
+    act.selection_logits[...] = jnp.asarray(from_probabilities([[0.4, 0.6], [0.9, 0.1]]))
     found = summarize(act)[""]
     assert (found["features"], found["counts"]) == (5, {"tanh": 1, "sin": 4})
     assert found["shares"] == {"tanh": 0.2, "sin": 0.8}
     assert found["max_probability"] == pytest.approx((4 * 0.6 + 0.9) / 5, rel=1e-5)
     assert summarize(fix_choices(act))[""]["counts"] == found["counts"]
-    np.testing.assert_array_equal(selection_logits(act)[""], act.logits[...])
+    np.testing.assert_array_equal(selection_logits(act)[""], act.selection_logits[...])
 
 
 def test_a_fixed_model_has_the_counts_of_the_selective_one_and_is_certain():
@@ -115,7 +117,7 @@ def test_selection_logits_are_those_of_the_layers_by_path():
     assert list(found) == ["activations.0", "activations.1"]
     for logits, layer in zip(found.values(), model.activations, strict=True):
         assert isinstance(logits, np.ndarray)
-        np.testing.assert_array_equal(logits, layer.logits[...])
+        np.testing.assert_array_equal(logits, layer.selection_logits[...])
     assert selection_logits(fix_choices(model)) == {}
     act = SelectiveActivation(3, PAIR, rngs=nnx.Rngs(0))
     assert [logits.shape for logits in selection_logits(act).values()] == [(3, 2)]
@@ -139,7 +141,7 @@ def test_switch_report_scores_the_same_weights_in_four_ways():
 def test_the_expectation_of_a_switch_report_is_the_soft_mixture():
     act = SelectiveActivation(4, PAIR, temperature=0.1, rngs=nnx.Rngs(0))
     p = np.array([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
-    act.logits[...] = jnp.asarray(from_probabilities(p))
+    act.selection_logits[...] = jnp.asarray(from_probabilities(p))
     report = switch_report(act, score, nnx.Rngs(0))
     y = p[:, 0] * np.tanh(X) + p[:, 1] * np.sin(X)
     assert report["expectation"] == pytest.approx(np.mean(np.asarray(y) ** 2), rel=1e-5)

@@ -17,14 +17,15 @@ from smartmixed_jax import (
     PAPER_POOL,
     REGRESSION_POOL,
     ActivationPool,
+    Coefficients,
     FunctionTable,
     MixedActivation,
     Selection,
     apply_choices,
+    covered,
     estimators,
     leaky_relu,
     mix,
-    one_exp,
 )
 from smartmixed_jax.pools import gauss, identity, square, zero
 
@@ -83,7 +84,7 @@ def ulps(y, exact):
 @pytest.mark.parametrize("pool", [PAPER_POOL, REGRESSION_POOL, FAMILY], ids=["6", "8", "15"])
 def test_values_are_within_3_ulp_and_gradients_within_1e6_of_float64(pool):
     x = grid()
-    for k in one_exp.covered(pool):
+    for k in covered(pool):
         name, (exact, slope) = pool.names[k], exactly(pool.functions[k], x)
         y, gradient = evaluate(x, k, pool)
         kept = (np.abs(exact) >= TINY) | (exact == 0)
@@ -306,23 +307,23 @@ def test_any_pool_gives_the_general_forms_values_and_gradients(data):
 
 
 def test_the_pool_decides_the_form_and_says_so():
-    assert one_exp.covered(PAPER_POOL) == (0, 1, 2, 3, 4, 5)
-    assert one_exp.covered(FAMILY) == tuple(range(len(FAMILY)))
+    assert covered(PAPER_POOL) == (0, 1, 2, 3, 4, 5)
+    assert covered(FAMILY) == tuple(range(len(FAMILY)))
     outside = [EXTENDED_POOL.index(name) for name in ("sin", "square")]
-    assert set(range(len(EXTENDED_POOL))) - set(one_exp.covered(EXTENDED_POOL)) == set(outside)
-    assert one_exp.covered(PAPER_POOL.with_form("general")) == ()
+    assert set(range(len(EXTENDED_POOL))) - set(covered(EXTENDED_POOL)) == set(outside)
+    assert covered(PAPER_POOL.with_form("general")) == ()
     assert PAPER_POOL.form == "auto"
-    assert PAPER_POOL.with_form("one_exp") != PAPER_POOL
+    assert PAPER_POOL.with_form("fused") != PAPER_POOL
     assert PAPER_POOL.with_form("general").with_form("auto") == PAPER_POOL
-    matched = PAPER_POOL.with_form("one_exp").variance_matched()
-    assert matched.form == "one_exp"
-    assert one_exp.covered(matched) == (0, 1, 2, 3, 4, 5)
+    matched = PAPER_POOL.with_form("fused").variance_matched()
+    assert matched.form == "fused"
+    assert covered(matched) == (0, 1, 2, 3, 4, 5)
 
 
 def test_a_forced_form_that_cannot_be_raises_naming_the_functions():
     with pytest.raises(ValueError, match=r"\['sin', 'square'\] have no coefficients"):
-        apply_choices(jnp.ones((2, 1)), (0,), EXTENDED_POOL.with_form("one_exp"))
-    with pytest.raises(ValueError, match="form must be one of auto, one_exp, general, got 'fast'"):
+        apply_choices(jnp.ones((2, 1)), (0,), EXTENDED_POOL.with_form("fused"))
+    with pytest.raises(ValueError, match="form must be one of auto, fused, general, got 'fast'"):
         PAPER_POOL.with_form("fast")
 
 
@@ -330,15 +331,13 @@ def test_a_users_function_joins_by_its_attribute():
     class Hat:
         """1 − |tanh x| = 2e/(1 + e) with e = exp(−2|x|)."""
 
-        coefficients = one_exp.Coefficients(
-            low=-99, high=99, scale=2.0, p_e=2.0, p_d=1.0, n_e=2.0, n_d=1.0
-        )
+        coefficients = Coefficients(low=-99, high=99, scale=2.0, p_e=2.0, p_d=1.0, n_e=2.0, n_d=1.0)
 
         def __call__(self, x):
             return 1 - jnp.abs(jnp.tanh(x))
 
     pool = ActivationPool({"hat": Hat(), "relu": jax.nn.relu})
-    assert one_exp.covered(pool) == (0, 1)
+    assert covered(pool) == (0, 1)
     x = np.linspace(-3, 3, 101, dtype=np.float32)
     np.testing.assert_allclose(evaluate(x, 0, pool)[0], 1 - np.abs(np.tanh(x)), atol=1e-6)
 
