@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from smartmixed_jax._checks import check_axis, check_float_input, check_pool, short
+from smartmixed_jax._checks import check_axis, check_floating, check_pool, shown
 from smartmixed_jax._fused import coefficients
 from smartmixed_jax.mixture import apply_choices
 from smartmixed_jax.nnx import MixedActivation, ModuleType, RngSource, SelectiveActivation
@@ -187,7 +187,7 @@ class ActivationByWidth(nnx.Module):
         Raises:
             ValueError: there is no layer for N.
         """
-        check_float_input("ActivationByWidth", x)
+        check_floating("ActivationByWidth", "x", x)
         width = str(x.shape[check_axis("ActivationByWidth", x, self.axis)])
         if width not in self.layers:
             raise ValueError(
@@ -430,7 +430,8 @@ def _with(place: _Place, pool: ActivationPool) -> tuple[ActivationPool, str]:
         same = known is not None and known == coefficients(_simplified(member))
         if same or _key(member) == _key(function):
             return pool, name
-    wanted = _name(place.function).replace("<lambda>", place.path.rpartition(".")[2])
+    wanted = _name(place.function).replace(",", "")  # pools are named in lists with commas
+    wanted = place.path.rpartition(".")[2] if wanted == "<lambda>" else wanted
     names = (wanted, *(f"{wanted}_{i}" for i in range(2, 3 + len(pool))))
     name = next(name for name in names if name not in pool.names)
     members = zip((*pool.names, name), (*pool.functions, function), strict=True)
@@ -481,10 +482,10 @@ _EXPORTED = {_key(f): f for f in (*HIDDEN_ACTIVATIONS, *_GATES) if not isinstanc
 def _name(function: Any) -> str:
     """The function's name, with the arguments of a functools.partial."""
     if isinstance(function, functools.partial):
-        keywords = (f"{name}={short(value)}" for name, value in function.keywords.items())
-        arguments = ", ".join((*map(short, function.args), *keywords))
+        keywords = (f"{name}={shown(value)}" for name, value in function.keywords.items())
+        arguments = ", ".join((*map(shown, function.args), *keywords))
         return f"{_name(function.func)}({arguments})" if arguments else _name(function.func)
-    return getattr(function, "__name__", None) or short(function)
+    return getattr(function, "__name__", None) or shown(function)
 
 
 def _inline_calls(model: nnx.Module, known: tuple[Any, ...]) -> list[str]:
@@ -545,7 +546,7 @@ def _check_arguments(model: Any, functions: Any, **callables: Any) -> tuple[Any,
 
     def expect(name: str, value: Any, kind: Any, expected: str) -> None:
         if not isinstance(value, kind):
-            raise TypeError(f"select_activations: {name} must be {expected}, got {short(value)}")
+            raise TypeError(f"select_activations: {name} must be {expected}, got {shown(value)}")
 
     expect("model", model, nnx.Module, "an instance of nnx.Module")
     expect("functions", functions, Iterable, "a list of functions")

@@ -19,6 +19,7 @@ from smartmixed_jax import (
     ActivationPool,
     FunctionTable,
     MixedActivation,
+    SelectionLogits,
     SelectiveActivation,
     estimators,
     fix_choices,
@@ -48,6 +49,15 @@ def assert_same_bits(a, b):
     np.testing.assert_array_equal(a.view(np.int32), b.view(np.int32))
 
 
+def decided(model):
+    """The model with random logits, so that its neurons choose differently."""
+    for index, (_, layer) in enumerate(nnx.iter_modules(model)):
+        if isinstance(layer, SelectiveActivation):
+            logits = layer.selection_logits
+            logits[...] = jax.random.normal(jax.random.key(index), logits.shape)
+    return model
+
+
 # --- release_choices ----------------------------------------------------------------------
 
 
@@ -60,7 +70,7 @@ def test_released_layers_give_their_choices_the_probability(probability):
     fixed = fixed_mlp()
     model = release_choices(fixed, probability=probability, rngs=nnx.Rngs(1))
     for layer, before in zip(model.activations, fixed.activations, strict=True):
-        pi = np.asarray(jax.nn.softmax(layer.logits[...]))
+        pi = np.asarray(jax.nn.softmax(layer.selection_logits[...]))
         choices = np.asarray(before.table.choices)
         np.testing.assert_allclose(pi[np.arange(8), choices], probability, rtol=1e-5)
         others = np.delete(pi.ravel(), np.arange(8) * 6 + choices)
@@ -92,7 +102,7 @@ def test_axis_dtype_and_pool_are_kept_and_options_passed_on():
 def test_released_groups_share_a_choice_and_must_have_shared_it():
     fixed = MixedActivation(FunctionTable(PAPER_POOL, [2, 2, 5, 5]))
     layer = release_choices(fixed, groups=2, rngs=nnx.Rngs(0))
-    assert layer.logits.shape == (2, 6)
+    assert layer.selection_logits.shape == (2, 6)
     assert fix_choices(layer).table == fixed.table
     scattered = release_choices(
         MixedActivation(FunctionTable(PAPER_POOL, [5, 2, 2, 5])),
@@ -100,7 +110,7 @@ def test_released_groups_share_a_choice_and_must_have_shared_it():
         rngs=nnx.Rngs(0),
     )
     assert fix_choices(scattered).table.choices == (5, 2, 2, 5)
-    with pytest.raises(ValueError, match="groups of the model hold neurons whose choices differ"):
+    with pytest.raises(ValueError, match="the model: neurons of a group hold different"):
         release_choices(fixed, groups=1, rngs=nnx.Rngs(0))
 
 
@@ -190,7 +200,7 @@ def test_logits_and_weights_move_with_their_own_rates_in_nnx(callable_labels, ra
         nnx.to_pure_dict(nnx.state(model, nnx.Param)),
     )
     for path, rate in (
-        (("act", "logits"), rates[0]),
+        (("act", "selection_logits"), rates[0]),
         (("linear", "kernel"), rates[1]),
         (("logits",), rates[1]),
     ):
@@ -199,81 +209,42 @@ def test_logits_and_weights_move_with_their_own_rates_in_nnx(callable_labels, ra
         np.testing.assert_allclose(delta, rate * gradient, rtol=1e-3, atol=1e-6)
 
 
-def test_labels_of_a_state_are_by_type_and_of_plain_trees_by_name():
+def test_labels_are_by_type_in_a_state_and_by_name_in_plain_trees():
     model = Confusable(rngs=nnx.Rngs(0))
     params = nnx.state(model, nnx.Param)
     expected = {
-        "act": {"logits": "selection"},
+        "act": {"selection_logits": "selection"},
         "linear": {"bias": "weights", "kernel": "weights"},
         "logits": "weights",
     }
     for tree in (params, nnx.as_pure(params), nnx.to_pure_dict(params)):
         assert nnx.to_pure_dict(nnx.State(dict(label_parameters(tree)))) == expected
     named = label_parameters(params, selection="a", weights="b")
-    assert (named["act"]["logits"], named["linear"]["bias"]) == ("a", "b")
+    assert (named["act"]["selection_logits"], named["linear"]["bias"]) == ("a", "b")
 
 
-def test_a_state_knows_the_users_own_logits_even_when_they_are_alone():
+def test_a_users_own_logits_are_weights_alone_or_beside_selective_layers():
     class Lonely(nnx.Module):
         def __init__(self):
             self.logits = nnx.Param(jnp.zeros((8, 6)))
 
     model = nnx.Dict(mine=Lonely(), act=SelectiveActivation(8, rngs=nnx.Rngs(0)))
-    labels = label_parameters(nnx.state(model, nnx.Param))
-    assert (labels["mine"]["logits"], labels["act"]["logits"]) == ("weights", "selection")
-    pure = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    labels = label_parameters(pure, where=lambda path, leaf: path != "mine.logits")
-    assert labels == {"mine": {"logits": "weights"}, "act": {"logits": "selection"}}
+    params = nnx.state(model, nnx.Param)
+    expected = {"mine": {"logits": "weights"}, "act": {"selection_logits": "selection"}}
+    for tree in (params, nnx.to_pure_dict(params)):
+        labels = label_parameters(tree)
+        assert {name: dict(labels[name]) for name in labels} == expected
 
 
-def test_plain_logits_need_two_axes_and_no_siblings():
-    matrix, vector = jnp.zeros((8, 6)), jnp.zeros(8)
-    labels = label_parameters(
-        {
-            "act": {"logits": matrix},
-            "stacked": {"logits": matrix[None]},
-            "vector": {"logits": vector},
-            "head": {"logits": matrix, "bias": vector},
-            "logits": {"kernel": matrix},
-        }
-    )
-    assert labels == {
-        "act": {"logits": "selection"},
-        "stacked": {"logits": "selection"},
-        "vector": {"logits": "weights"},
-        "head": {"logits": "weights", "bias": "weights"},
-        "logits": {"kernel": "weights"},
-    }
-    assert label_parameters({"logits": matrix}) == {"logits": "selection"}
+def test_a_renamed_variable_of_the_type_is_selection_and_plain_trees_may_be_empty():
+    stacked = {"blocks": {"act": {"selection_logits": jnp.zeros((3, 8, 6))}}}
+    assert label_parameters(stacked) == {"blocks": {"act": {"selection_logits": "selection"}}}
+    assert label_parameters({"mine": SelectionLogits(jnp.zeros((8, 6)))}) == {"mine": "selection"}
+    assert label_parameters({"selection_logits": jnp.zeros(3)}) == {"selection_logits": "selection"}
     assert label_parameters({}) == {}
 
 
-@pytest.mark.parametrize("callable_labels", [False, True])
-def test_logits_and_weights_move_with_their_own_rates_in_linen(callable_labels):
-    act = linen.SelectiveActivation(8)
-    module = nn.Sequential([nn.Dense(8), act, nn.Dense(2)])
-    params = module.init(jax.random.key(0), X)["params"]
-    gradients = jax.tree.map(jnp.ones_like, params)
-    labels = label_parameters if callable_labels else label_parameters(params)
-    optimizer = optax.multi_transform(
-        {"selection": optax.sgd(0.5), "weights": optax.sgd(0.25)}, labels
-    )
-    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
-    flat = jax.tree_util.tree_leaves_with_path(updates)
-    rates = {path[-1].key: set(np.unique(-update)) for path, update in flat}
-    assert rates == {"kernel": {0.25}, "bias": {0.25}, "logits": {0.5}}
-
-
-def test_labels_find_every_selective_layer_of_a_converted_model():
-    model = silently(Held(rngs=nnx.Rngs(0)), X)
-    params = nnx.state(model, nnx.Param)
-    labels = jax.tree.leaves(label_parameters(params))
-    assert labels.count("selection") == len(WIDTHS)
-    assert labels.count("weights") == 6
-    assert len(jax.tree.leaves(nnx.state(model, SelectionLogits))) == len(WIDTHS)
-
-
-def test_a_uniform_network_of_the_library_is_left_to_its_own_factory():
-    """MLP holds uniform activations as functions: they are found like any others."""
-    model = MLP(4, (8, 6), 2, activation=uniform(jax.nn.relu), rngs=nnx.Rngs(0))
-    assert widths(silently(model, X)) == {"activations.0": 8, "activations.1": 6}
+def test_logits_is_another_name_of_the_parameter():
+    layer = SelectiveActivation(8, rngs=nnx.Rngs(0))
+    assert layer.logits is layer.selection_logits
+    assert list(nnx.to_pure_dict(nnx.state(layer))) == ["selection_logits"]
