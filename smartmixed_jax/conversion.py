@@ -316,14 +316,14 @@ def _replaced(value: Any, keys: list[Any], new: Any) -> Any:
         return new
     items = _items(value)
     items[keys[0]] = _replaced(items[keys[0]], keys[1:], new)
-    if dataclasses.is_dataclass(value):
-        config = value.stands_for if type(value) is ConfigProxy else value
-        old = _items(config)
-        return ConfigProxy(config, {key: items[key] for key in items if items[key] is not old[key]})
     holds_modules = any(map(nnx.is_data, items.values()))
     if isinstance(value, dict | nnx.Dict):
         return nnx.Dict(items) if holds_modules else items
-    return nnx.List(items.values()) if holds_modules else type(value)(items.values())
+    if isinstance(value, list | tuple | nnx.List):
+        return nnx.List(items.values()) if holds_modules else type(value)(items.values())
+    config = value.stands_for if type(value) is ConfigProxy else value
+    old = _items(config)
+    return ConfigProxy(config, {key: items[key] for key in items if items[key] is not old[key]})
 
 
 # What they are called with
@@ -391,7 +391,7 @@ def _reason(path: str, recorder: _Recorder, taken: bool, where: Any) -> str | No
     if where is not None and not where(path, recorder.function):
         return "excluded by where"
     if recorder.called_otherwise:
-        return "not called as f(x) with one float array whose shape and dtype it keeps"
+        return "not called as f(x) on a float array whose shape and dtype it keeps"
     return None if recorder.inputs else "not called with the example inputs"
 
 
