@@ -63,10 +63,11 @@ def select_activations(
     widths.
 
     By default the converted model starts from the given one, trained or not: every neuron favours
-    the function that stood there, so the deterministic outputs (`model.eval()`) are the same. They
-    differ by rounding: in float32 by 1e-6 · max(1, |y|) at most in each layer, and not at all if
-    the pool is in the general form and both models are compiled, but for exact gelu and squareplus,
-    whose last bit depends on what XLA compiles beside them.
+    the function that stood there, so the deterministic outputs (`model.eval()`) are the same up to
+    rounding: in float32 each layer is within 1e-6 · max(1, |y|). With `pool.with_form("general")`
+    each layer computes the very function, and compiled models agree bit for bit, unless XLA
+    contracts a product and a sum in one of them and not in the other, as it does on a CPU for exact
+    gelu, squareplus and the update of a GRU.
 
     Args:
         model: the model.
@@ -138,10 +139,9 @@ def select_activations(
     try:
         _run(result, call, inputs)
     except Exception as error:
-        raise ValueError(
-            f"select_activations: the converted {type(model).__name__} does not run with the "
-            f"example inputs (layers stacked by nnx.vmap cannot be converted): {error}"
-        ) from error
+        text = f"the converted {type(model).__name__} does not run with the example inputs"
+        hint = "layers stacked by nnx.vmap cannot be converted"
+        raise ValueError(f"select_activations: {text} ({hint}): {error}") from error
     if report is not None:
         for line in lines:
             report(line)
@@ -190,10 +190,8 @@ class ActivationByWidth(nnx.Module):
         check_floating("ActivationByWidth", "x", x)
         width = str(x.shape[check_axis("ActivationByWidth", x, self.axis)])
         if width not in self.layers:
-            raise ValueError(
-                f"ActivationByWidth: x{list(x.shape)} on axis {self.axis} needs a layer of {width} "
-                f"neurons, expected one of {', '.join(self.layers)}"
-            )
+            got = f"x{list(x.shape)} on axis {self.axis} needs a layer of {width} neurons"
+            raise ValueError(f"ActivationByWidth: {got}, expected one of {', '.join(self.layers)}")
         return self.layers[width](x, rngs=rngs, **keywords)
 
 
@@ -235,9 +233,8 @@ class ConfigProxy(nnx.Pytree):
         if name == "stands_for":  # while it is being copied
             raise AttributeError(name)
         defined = inspect.getattr_static(type(self.stands_for), name, None)
-        if (inspect.isfunction(defined) or isinstance(defined, property)) and name not in _items(
-            self.stands_for
-        ):
+        is_method = inspect.isfunction(defined) or isinstance(defined, property)
+        if is_method and name not in _items(self.stands_for):
             return defined.__get__(self)
         return getattr(self.stands_for, name)
 
@@ -414,9 +411,7 @@ def _converted(
             text += "" if pool is wanted else f"; {name} joined the pool"
         layers = {width: SelectiveActivation(width, pool, **options) for width in widths}
         # Refuses what is not elementwise, and what the pool's form does not take.
-        jax.eval_shape(
-            lambda x: apply_choices(x, (0,), pool), jax.ShapeDtypeStruct((1,), "float32")
-        )
+        jax.eval_shape(lambda x: apply_choices(x, (0,), pool), jax.ShapeDtypeStruct((1,), "f4"))
     except (TypeError, ValueError, AttributeError) as error:
         raise type(error)(f"{where}: {error}") from error
     return ActivationByWidth(layers, axis=axis) if len(layers) > 1 else layers.popitem()[1], text
@@ -495,10 +490,8 @@ def _inline_calls(model: nnx.Module, known: tuple[Any, ...]) -> list[str]:
         if cls.__module__.partition(".")[0] not in ("builtins", "flax", "smartmixed_jax"):
             for member in vars(cls).values():
                 for file, line, name in _calls_in(member, known):
-                    text = (
-                        f"{file}, line {line}: {name} in {cls.__name__} left alone: called inline"
-                    )
-                    lines[file, line, name] = f"{text}, make it an attribute"
+                    text = f"{file}, line {line}: {name} in {cls.__name__} left alone"
+                    lines[file, line, name] = f"{text}: called inline, make it an attribute"
     return [lines[key] for key in sorted(lines)]
 
 
