@@ -420,8 +420,8 @@ def _replace(
 
 def _static_or_variable(temperature: Scalar) -> float | Temperature:
     if isinstance(temperature, jax.Array | np.ndarray):
-        return Temperature(jnp.asarray(temperature, jnp.float32))
-    return float(temperature)
+        return nnx.data(Temperature(jnp.asarray(temperature, jnp.float32)))
+    return nnx.static(float(temperature))
 
 
 def _stream(rngs: RngSource) -> nnx.RngStream:
