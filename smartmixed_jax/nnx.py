@@ -13,11 +13,10 @@ from smartmixed_jax import estimators
 from smartmixed_jax import layer as shared
 from smartmixed_jax._checks import check_temperature
 from smartmixed_jax.estimators import gumbel_straight_through
-from smartmixed_jax.layer import Start
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.pools import PAPER_POOL, ActivationPool
 from smartmixed_jax.table import FunctionTable
-from smartmixed_jax.types import Estimator, Initializer, Integers, Scalar
+from smartmixed_jax.types import Estimator, Initializer, Integers, Scalar, Start
 
 RngSource = nnx.Rngs | nnx.RngStream
 """What draws: its `selection` stream, or the default one; or a stream itself."""
