@@ -1,11 +1,10 @@
-"""One frozen dataclass describes a run; three presets give its values."""
+"""One frozen dataclass describes a run. What its values reproduce is in presets.py."""
 
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from experiments import targets
 from smartmixed_jax import EXTENDED_POOL, PAPER_POOL, REGRESSION_POOL, ActivationPool
 
 ARCHITECTURES: dict[int, tuple[int, ...]] = {
@@ -35,8 +34,6 @@ POOLS: dict[str, ActivationPool] = {
     "regression": REGRESSION_POOL,
     "extended": EXTENDED_POOL,
 }
-IMAGE_TASKS = ("digits", "mnist", "fashion_mnist", "cifar10")
-TEXT_TASKS = ("tiny_shakespeare",)
 
 Preset = Literal["published", "described", "recommended"]
 PRESET_NAMES = get_args(Preset)
@@ -56,7 +53,7 @@ class Config:
     abstract (described), or ours (recommended). See README."""
     task: str = "digits"
     """What is learned: digits, mnist, fashion_mnist, cifar10, tiny_shakespeare, or function:NAME,
-    NAME from experiments/targets.py."""
+    NAME from experiments/data/functions.py."""
     method: str = "two_phase"
     """two_phase, or uniform:NAME: one function of the pool for every neuron, one phase of
     selective_epochs + mixed_epochs."""
@@ -85,13 +82,14 @@ class Config:
     """Of the computation in hidden layers and activations; parameters, selection logits, the
     optimiser, outputs and losses stay float32."""
     augment: bool = False
-    """Shift every training image by up to 4 pixels and mirror half of them, anew in every epoch."""
+    """Shift every training image by up to 4 pixels and mirror half of them, new in every epoch."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """Of the weights: Adam, or gradient descent with Nesterov momentum 0.9. Logits have Adam."""
     learning_rate: float = 1e-3
     """Of the weights at the start of the schedule."""
-    warmup_steps: int = 0
-    """Steps over which the weights' learning rate rises from 0 to the schedule."""
+    warmup: float = 0.0
+    """The fraction of the run's steps over which the weights' learning rate rises from 0 to the
+    schedule."""
     weight_decay: float = 0.0
     """Of kernels and embeddings, not of biases, norms and logits: decoupled for Adam (AdamW),
     added to the gradient for gradient descent."""
@@ -118,11 +116,8 @@ class Config:
     """The epoch of a phase that is tested, and that phase 2 takes its choices and weights from:
     the one with the lowest validation loss, or the last."""
     carry_weights: bool = True
-    """Phase 2 continues with the weights of phase 1; otherwise it starts from new ones."""
-    carry_moments: bool = False
-    """Phase 2 continues with the optimiser's moments of the weights too. Off, because the noise
-    of phase 1 makes them too large; only where the weights are carried."""
-    choices: Control = "learned"
+    """Phase 2 continues with the weights of phase 1; otherwise they are reinitialized."""
+    control: Control = "learned"
     """What phase 2 fixes: the learned choices, or a control: the same counts on shuffled neurons
     of the layer, uniformly random ones, or the most chosen function of the layer everywhere."""
     validation_fraction: float = 0.1
@@ -144,16 +139,8 @@ class Config:
         return self.hidden or ARCHITECTURES[self.architecture]
 
     @property
-    def is_regression(self) -> bool:
-        return self.task.startswith("function:")
-
-    @property
     def has_convolutions(self) -> bool:
         return self.network in ("conv", "resnet20")
-
-    @property
-    def is_text(self) -> bool:
-        return self.task in TEXT_TASKS
 
     @property
     def activation_pool(self) -> ActivationPool:
@@ -173,10 +160,11 @@ class Config:
     def variant(self) -> str:
         """The method and what its control changes, such as two_phase-shuffled or uniform:relu."""
         parts = [self.method]
-        if self.choices != "learned":
-            parts.append(self.choices)
-        if self.carry_weights != PRESETS[self.preset].carry_weights:
-            parts.append("carried" if self.carry_weights else "anew")
+        if self.control != "learned":
+            parts.append(self.control)
+        # The preset `published` reinitializes the weights at the switch, the others carry them.
+        if self.carry_weights == (self.preset == "published"):
+            parts.append("carried" if self.carry_weights else "reinitialized")
         return "-".join(parts)
 
 
@@ -186,27 +174,8 @@ def _validate(config: Config) -> None:
             raise ValueError(f"{field} = {getattr(config, field)!r}: expected {expected}")
 
     require(config.preset in PRESET_NAMES, "preset", f"one of {', '.join(PRESET_NAMES)}")
-    tasks = IMAGE_TASKS + TEXT_TASKS
-    known = config.task in tasks or config.is_regression
-    require(known, "task", f"one of {', '.join(tasks)}, function:NAME")
-    is_image = config.task in IMAGE_TASKS
-    fitting = ["mlp"]
-    if config.is_text:
-        fitting = ["transformer"]
-    elif is_image:
-        fitting = ["mlp", "conv", "resnet20"]
-    require(config.network in fitting, "network", f"{' or '.join(fitting)} for {config.task}")
-    require(is_image or not config.augment, "augment", "False for a task without images")
-    require(
-        config.carry_weights or not config.carry_moments,
-        "carry_moments",
-        "False where carry_weights is False",
-    )
-    if config.is_regression:
-        targets.dimension(config.task.removeprefix("function:"))
-        require(not config.double_softmax, "double_softmax", "False for a function task")
     require(config.pool in POOLS, "pool", f"one of {', '.join(POOLS)}")
-    require(config.choices in CONTROLS, "choices", f"one of {', '.join(CONTROLS)}")
+    require(config.control in CONTROLS, "control", f"one of {', '.join(CONTROLS)}")
     require(config.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}")
     names = POOLS[config.pool].names
     methods = ("two_phase", *(f"uniform:{name}" for name in names))
@@ -217,119 +186,43 @@ def _validate(config: Config) -> None:
         require(getattr(config, field) >= 1, field, "at least 1")
     for field in ("learning_rate", "temperature", "final_temperature"):
         require(0 < getattr(config, field) < float("inf"), field, "a finite value > 0")
-    not_negative = ("steps_per_epoch", "seed", "logit_learning_rate", "warmup_steps")
-    for field in (*not_negative, "weight_decay", "clip", "clamp"):
+    not_negative = ("steps_per_epoch", "seed", "logit_learning_rate", "weight_decay")
+    for field in (*not_negative, "clip", "clamp"):
         require(getattr(config, field) >= 0, field, "at least 0")
+    require(
+        0 <= config.warmup < 1,
+        "warmup",
+        "a fraction in [0, 1) of the run's steps, no warm-up longer than the run",
+    )
     require(0 < config.validation_fraction < 1, "validation_fraction", "in (0, 1)")
 
 
 @dataclass(frozen=True)
-class Phase:
-    """One phase of a run: the activations are selective or static."""
+class PhaseSpec:
+    """One phase of a run: in `selective` the neurons choose, in the others nothing is chosen."""
 
     name: Literal["selective", "mixed", "uniform"]
     epochs: int
 
 
-def phases(config: Config) -> tuple[Phase, ...]:
+def phases(config: Config) -> tuple[PhaseSpec, ...]:
     """The phases of a run, in order."""
     if config.method == "two_phase":
         return (
-            Phase("selective", config.selective_epochs),
-            Phase("mixed", config.mixed_epochs),
+            PhaseSpec("selective", config.selective_epochs),
+            PhaseSpec("mixed", config.mixed_epochs),
         )
-    return (Phase("uniform", config.selective_epochs + config.mixed_epochs),)
+    return (PhaseSpec("uniform", config.selective_epochs + config.mixed_epochs),)
 
 
-def epochs_before(config: Config, phase: int) -> int:
+def epochs_before(config: Config, phase_index: int) -> int:
     """Epochs of the phases before a phase."""
-    return sum(spec.epochs for spec in phases(config)[:phase])
+    return sum(spec.epochs for spec in phases(config)[:phase_index])
 
 
-_PUBLISHED = Config(
-    preset="published",
-    selective_epochs=50,
-    mixed_epochs=350,
-    learning_rate=1e-4,
-    logit_learning_rate=1e-4,
-    schedule="constant",
-    temperature=0.3,
-    final_temperature=0.3,
-    initialization="torch",
-    clamp=10.0,
-    double_softmax=True,
-    evaluation_noise=True,
-    select_epoch="lowest_loss",
-    carry_weights=False,
-)
-PRESETS: dict[str, Config] = {
-    "published": _PUBLISHED,
-    "described": dataclasses.replace(
-        _PUBLISHED, preset="described", clamp=0.0, evaluation_noise=False, carry_weights=True
-    ),
-    "recommended": Config(),
-}
-
-REGRESSION: dict[str, Any] = dict(
-    pool="regression",
-    hidden=(64, 64),
-    selective_epochs=20,
-    mixed_epochs=40,
-    steps_per_epoch=100,
-    learning_rate=3e-3,
-    logit_learning_rate=1e-2,
-    schedule="cosine_restart",
-    temperature=2.0,
-    final_temperature=0.5,
-    initialization="normal",
-)
-"""What function tasks change in `recommended`."""
-
-DIGITS: dict[str, Any] = dict(architecture=4, selective_epochs=40, mixed_epochs=80)
-"""What `digits` changes in `recommended`: 1,294 training images make an epoch of 11 steps."""
-
-
-CIFAR10: dict[str, Any] = dict(
-    network="resnet20",
-    augment=True,
-    selective_epochs=20,
-    mixed_epochs=40,
-    optimizer="sgd",
-    learning_rate=0.1,
-    warmup_steps=200,
-    weight_decay=5e-4,
-    clip=0.0,
-)
-"""What `cifar10` changes in `recommended`: ResNet-20 as it is usually trained, 60 epochs."""
-
-TINY_SHAKESPEARE: dict[str, Any] = dict(
-    network="transformer",
-    steps_per_epoch=100,
-    selective_epochs=7,
-    mixed_epochs=13,
-    batch_size=12,
-    warmup_steps=100,
-    weight_decay=0.1,
-)
-"""What `tiny_shakespeare` changes in `recommended`: nanoGPT's small setting for a CPU, 2,000 steps
-of 12 x 64 characters."""
-
-
-def default_config(preset: str = "recommended", task: str = "digits") -> Config:
-    """The values of a preset for a task."""
-    if preset not in PRESETS:
-        raise ValueError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
-    config = PRESETS[preset]
-    changes: dict[str, Any] = {"task": task}
-    if task.startswith("function:"):
-        changes |= REGRESSION if preset == "recommended" else {"pool": "regression"}
-        changes["double_softmax"] = False
-    elif task in TEXT_TASKS and preset != "recommended":
-        changes |= {"network": "transformer"}
-    elif preset == "recommended":
-        own = {"digits": DIGITS, "cifar10": CIFAR10, "tiny_shakespeare": TINY_SHAKESPEARE}
-        changes |= own.get(task, {})
-    return dataclasses.replace(config, **changes)
+def total_epochs(config: Config) -> int:
+    """Epochs of all phases."""
+    return sum(spec.epochs for spec in phases(config))
 
 
 def to_json(config: Config) -> str:

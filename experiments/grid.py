@@ -17,9 +17,9 @@ from typing import Any
 
 from experiments import report
 from experiments.config import Config
-from experiments.group import AT_ONCE, train_all
 from experiments.run import exit_status, parse
 from experiments.run_folder import RunError, folder_of
+from experiments.training.parallel import AT_ONCE, train_all
 
 
 def crossed(
@@ -31,14 +31,14 @@ def crossed(
     ]
 
 
-def plan(
+def plan_grid(
     base: Config, seeds: Sequence[int], methods: Sequence[str], controls: Sequence[str]
 ) -> list[Config]:
     """The config of every run, each once; a uniform network has no choices to control."""
     variants = [
-        {"method": method, "choices": choices}
+        {"method": method, "control": control}
         for method in methods
-        for choices in (controls if method == "two_phase" else ["learned"])
+        for control in (controls if method == "two_phase" else ["learned"])
     ]
     configs = crossed(base, variants, seeds)
     if base.run_dir is not None:
@@ -74,7 +74,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[list[Config], int | None]
     parser = argparse.ArgumentParser(
         prog="python -m experiments.grid",
         description=__doc__,
-        epilog="Every option of experiments.run is taken too, but --seed, --method and --choices; "
+        epilog="Every option of experiments.run is taken too, but --seed, --method and --control; "
         "--run-dir is then the folder that holds the runs' folders.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -92,14 +92,13 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[list[Config], int | None]
         metavar="N",
         help=f"train up to N runs at once; default {AT_ONCE} on an accelerator and 1 on a CPU",
     )
-    own, others = parser.parse_known_args(arguments)
-    for option in ("seed", "method", "choices"):
+    grid, others = parser.parse_known_args(arguments)
+    for option in ("seed", "method", "control"):
         if any(argument.split("=")[0] == f"--{option}" for argument in others):
-            plural = "controls" if option == "choices" else f"{option}s"
-            parser.error(f"--{option}: a grid takes --{plural}")
-    if own.at_once is not None and own.at_once < 1:
-        parser.error(f"--at-once {own.at_once}: expected at least 1")
-    return plan(parse(others), own.seeds, own.methods, own.controls), own.at_once
+            parser.error(f"--{option}: a grid takes --{option}s")
+    if grid.at_once is not None and grid.at_once < 1:
+        parser.error(f"--at-once {grid.at_once}: expected at least 1")
+    return plan_grid(parse(others), grid.seeds, grid.methods, grid.controls), grid.at_once
 
 
 def main(arguments: Sequence[str]) -> int:

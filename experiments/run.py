@@ -1,33 +1,20 @@
 """Runs one config: `python -m experiments.run --help`.
 
-A run is a list of phases over one training loop. It leaves a folder with config.json,
-metrics.jsonl, checkpoints/, choices.json, selection.npz, summary.json and figures/; the same
-command again resumes it, or prints its results when it is complete.
+A run leaves a folder, run_folder.py says with which files; the same command again resumes it, or
+prints its results when it is complete.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from experiments.compilation import keep_compilations
-from experiments.config import PRESET_NAMES, Config, default_config
+from experiments.config import PRESET_NAMES, Config
 from experiments.data import DataError
-from experiments.group import train_all
-from experiments.run_folder import RunError
-
-
-def run(config: Config, *, show_progress: bool = True) -> Path:
-    """Trains, or resumes, or finds the run complete; returns its folder.
-
-    Raises:
-        DataError: the data cannot be had; nothing is written.
-        RunError: the folder is in use or belongs to another config, or the loss is not finite.
-    """
-    (ended,) = train_all([config], show_progress=show_progress)
-    if isinstance(ended, RunError):
-        raise ended
-    return ended
+from experiments.data.tasks import find_kind
+from experiments.presets import default_config
+from experiments.run_folder import RunError, figures_folder
+from experiments.training.compilation import keep_compilations
+from experiments.training.train import train_and_evaluate
 
 
 def parse(arguments: Sequence[str]) -> Config:
@@ -41,6 +28,7 @@ def parse(arguments: Sequence[str]) -> Config:
     first.add_argument("--preset", default="recommended", choices=PRESET_NAMES)
     first.add_argument("--task", default="digits")
     chosen, _ = first.parse_known_args(arguments)
+    find_kind(chosen.task)
     return tyro.cli(
         Config,
         prog="python -m experiments.run",
@@ -65,13 +53,13 @@ def exit_status(work: Callable[[], int]) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs, prints the results and draws the figures; returns the exit status."""
-    from experiments import plots, report
+    from experiments import figures, report
 
     def work() -> int:
-        folder = run(parse(arguments))
+        folder = train_and_evaluate(parse(arguments))
         print(report.describe(folder))
-        figures = plots.draw_figures(folder)
-        print(f"{len(figures)} figures in {folder / 'figures'}")
+        pictures = figures.draw_figures(folder)
+        print(f"{len(pictures)} figures in {figures_folder(folder)}")
         return 0
 
     return exit_status(work)

@@ -11,9 +11,9 @@ import jax
 import pytest
 
 from experiments import grid
-from experiments.compilation import keep_compilations
-from experiments.config import default_config
+from experiments.presets import default_config
 from experiments.run_folder import RunError, is_complete
+from experiments.training.compilation import keep_compilations
 
 REPOSITORY = Path(__file__).parents[1]
 needs_command_line = pytest.mark.skipif(
@@ -24,17 +24,17 @@ SMALL = ["--hidden", "16", "12", "--selective-epochs", "1", "--mixed-epochs", "1
 
 def test_every_seed_with_every_method_and_control():
     base = default_config("recommended", "digits")
-    configs = grid.plan(base, [3, 4], ["two_phase", "uniform:relu"], ["learned", "random"])
+    configs = grid.plan_grid(base, [3, 4], ["two_phase", "uniform:relu"], ["learned", "random"])
     assert [(c.variant, c.seed) for c in configs] == [
         (variant, seed)
         for variant in ("two_phase", "two_phase-random", "uniform:relu")
         for seed in (3, 4)
     ]
     assert {
-        dataclasses.replace(c, seed=0, method="two_phase", choices="learned") for c in configs
+        dataclasses.replace(c, seed=0, method="two_phase", control="learned") for c in configs
     } == {base}
-    assert len(grid.plan(base, [0, 0, 1], ["two_phase", "two_phase"], ["learned"])) == 2
-    placed = grid.plan(
+    assert len(grid.plan_grid(base, [0, 0, 1], ["two_phase", "two_phase"], ["learned"])) == 2
+    placed = grid.plan_grid(
         dataclasses.replace(base, run_dir="there"), [0, 1], ["two_phase"], ["learned"]
     )
     assert [c.run_dir for c in placed] == [f"there/{c.name}" for c in placed]
@@ -56,8 +56,8 @@ def test_options_of_a_run_are_taken_in_any_order():
     ("arguments", "message"),
     [
         (["--seed", "1"], "--seed: a grid takes --seeds"),
-        (["--choices=random"], "--choices: a grid takes --controls"),
-        (["--controls", "shufled"], "choices = 'shufled'"),
+        (["--control=random"], "--control: a grid takes --controls"),
+        (["--controls", "shufled"], "control = 'shufled'"),
         (["--methods", "uniform:swish"], "method = 'uniform:swish'"),
         (["--at-once", "0"], "--at-once 0"),
         (["--sead", "1"], "--sead"),

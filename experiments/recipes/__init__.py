@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from experiments import plots
-from experiments.compilation import keep_compilations
+from experiments import figures
 from experiments.config import Config
 from experiments.grid import crossed, train_and_compare
 from experiments.run_folder import folder_of
+from experiments.training.compilation import keep_compilations
 
 __all__ = ["crossed", "run_all"]
 
@@ -20,6 +20,6 @@ def run_all(configs: Sequence[Config]) -> int:
     keep_compilations()
     folders, stopped = train_and_compare(configs)
     comparison = folder_of(configs[0]).parent / "comparison.png"
-    for path in plots.draw_comparison(folders, comparison):
+    for path in figures.draw_comparison(folders, comparison):
         print(path)
     return stopped

@@ -15,9 +15,10 @@ import sys
 from typing import Any
 
 from experiments import recipes
-from experiments.config import Config, default_config
+from experiments.config import Config
+from experiments.presets import default_config
 
-VARIANTS: tuple[dict[str, Any], ...] = ({}, {"choices": "random"}, {"method": "uniform:relu"})
+VARIANTS: tuple[dict[str, Any], ...] = ({}, {"control": "random"}, {"method": "uniform:relu"})
 
 
 def configs(epochs: int, data_dir: str | None) -> list[Config]:

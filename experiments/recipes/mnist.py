@@ -12,9 +12,10 @@ import dataclasses
 import sys
 
 from experiments import recipes
-from experiments.config import PAPER_POOL, Config, default_config
+from experiments.config import PAPER_POOL, Config
+from experiments.presets import default_config
 
-CONTROLS: tuple[dict[str, str], ...] = ({}, {"choices": "shuffled"}, {"choices": "random"})
+CONTROLS: tuple[dict[str, str], ...] = ({}, {"control": "shuffled"}, {"control": "random"})
 
 
 def configs(data_dir: str | None) -> list[Config]:

@@ -3,23 +3,24 @@
     python -m experiments.recipes.regression
 
 Networks d-64-64-1, preset `recommended` (6,000 steps), three targets, seeds 0-2: 117 runs, about
-4 minutes on 2 CPU cores. `anew`: phase 2 starts from new weights and trains for 4,000 steps.
-Expected: experiments/LOG.md, 2026-11-23.
+4 minutes on 2 CPU cores. `reinitialized`: phase 2 starts from new weights and trains for 4,000
+steps. Expected: experiments/LOG.md, 2026-11-23.
 """
 
 import sys
 from typing import Any
 
 from experiments import recipes
-from experiments.config import REGRESSION_POOL, Config, default_config
+from experiments.config import REGRESSION_POOL, Config
+from experiments.presets import default_config
 
 TARGETS = ("product_sine", "normal_density", "kinks")
 CONTROLS: tuple[dict[str, Any], ...] = (
     {},
-    {"choices": "shuffled"},
-    {"choices": "random"},
+    {"control": "shuffled"},
+    {"control": "random"},
     {"carry_weights": False},
-    {"choices": "shuffled", "carry_weights": False},
+    {"control": "shuffled", "carry_weights": False},
 )
 
 

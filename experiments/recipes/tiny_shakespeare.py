@@ -13,12 +13,13 @@ import sys
 from typing import Any
 
 from experiments import recipes
-from experiments.config import Config, default_config
+from experiments.config import Config
+from experiments.presets import default_config
 
 VARIANTS: tuple[dict[str, Any], ...] = (
     {},
-    {"choices": "shuffled"},
-    {"choices": "random"},
+    {"control": "shuffled"},
+    {"control": "random"},
     {"method": "uniform:gelu"},
     {"method": "uniform:relu"},
 )

@@ -6,43 +6,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
-from experiments.config import Config
-from experiments.networks import choices_as_data
-from experiments.program import Params, Program
-from experiments.tasks import Split
-
-
-def losses_and_scores(
-    config: Config, outputs: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Per example: the loss, and whether it is right (classes) or the squared error (values).
-
-    Args:
-        outputs: [B, out_features], or of text [B, T, out_features].
-        labels: classes int [B], values [B, 1], or the next characters int [B, T].
-
-    Returns:
-        losses [B] and scores [B], float32; of text the means over T.
-    """
-    outputs = outputs.astype(jnp.float32)
-    if config.is_regression:
-        errors = jnp.square(outputs - labels)[:, 0]
-        return errors, errors
-    labels = labels.astype(jnp.int32)
-    right = (jnp.argmax(outputs, -1) == labels).astype(jnp.float32)
-    if config.double_softmax:
-        outputs = jax.nn.softmax(outputs)
-    losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
-    return (jnp.mean(losses, -1), jnp.mean(right, -1)) if config.is_text else (losses, right)
+from experiments.data.tasks import Split
+from experiments.training.networks import choices_as_data
+from experiments.training.program import Params, Program
 
 
 def apply(program: Program, model: Any, inputs: jax.Array, key: jax.Array) -> jax.Array:
     """Raw inputs of a `Split` → outputs [B, ..., out_features]; the key draws the choices."""
     rngs = nnx.Rngs(selection=key)
-    if program.config.is_text:
+    if program.scale is None:
         return model(inputs.astype(jnp.int32), rngs=rngs)
     if program.config.network == "mlp":
         inputs = inputs.reshape(len(inputs), -1)
@@ -53,23 +27,27 @@ def apply(program: Program, model: Any, inputs: jax.Array, key: jax.Array) -> ja
 def evaluate(
     program: Program,
     params: Params,
-    rest: nnx.State,
+    non_trainable: nnx.State,
     split: Split,
     key: jax.Array,
     tau: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mean loss [], mean score [] and outputs [M, ..., out_features] on a split.
 
-    Selective layers are deterministic unless the config's `evaluation_noise` is set; then each
-    batch draws its own choices.
+    Selective layers are deterministic unless the config's `evaluation_noise` is set; then choices
+    are drawn for every batch.
     """
-    return evaluate_model(program, program.model(params, rest, tau), split, key)
+    return evaluate_model(program, program.model(params, non_trainable, tau), split, key)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def predict(program: Program, params: Params, rest: nnx.State, inputs: jax.Array) -> jax.Array:
+def predict(
+    program: Program, params: Params, non_trainable: nnx.State, inputs: jax.Array
+) -> jax.Array:
     """Inputs [B, d] of a function → values [B], the network as it is tested."""
-    model = nnx.view(program.model(params, rest), deterministic=True, raise_if_not_found=False)
+    model = nnx.view(
+        program.model(params, non_trainable), deterministic=True, raise_if_not_found=False
+    )
     return apply(program, model, inputs, jax.random.key(0))[:, 0]
 
 
@@ -121,5 +99,5 @@ def _evaluate_batches(
 
     _, outputs = jax.lax.scan(step, None, (jnp.arange(steps), indices))
     outputs = outputs.reshape(steps * batch, *outputs.shape[2:])[:size]
-    losses, scores = losses_and_scores(program.config, outputs, split.labels)
+    losses, scores = program.objective.losses_and_scores(outputs, split.labels)
     return jnp.mean(losses), jnp.mean(scores), outputs

@@ -1,6 +1,6 @@
 """Tiny Shakespeare as arrays of characters, from wherever it can be had.
 
-`load` looks for a prepared TFDS folder (read without TensorFlow), then for the published file
+`load_text` looks for a prepared TFDS folder (read without TensorFlow), then for the published file
 `input.txt`, then downloads it with TFDS's own checksum. A TFDS folder that needs preparing is not
 made: the one text file is all that it would hold.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data import (
+from experiments.data.sources import (
     DataError,
     cache_folder,
     data_folder,
@@ -47,7 +47,7 @@ class Corpus:
     source: str
 
 
-def load(
+def load_text(
     name: str,
     data_dir: str | os.PathLike[str] | None = None,
     *,

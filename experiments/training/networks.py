@@ -17,7 +17,8 @@ import numpy as np
 from flax import nnx
 
 from experiments.config import Config
-from experiments.tasks import Task
+from experiments.data.tasks import Task
+from experiments.training.keys import INIT, SWITCH, make_key
 from smartmixed_jax import (
     MLP,
     ConvNet,
@@ -34,14 +35,6 @@ from smartmixed_jax.estimators import Selection
 from smartmixed_jax.models import ActivationFactory, uniform
 from smartmixed_jax.pools import Activation
 
-# Purposes of a random key, folded into the seed's key in this order.
-INIT, BATCHES, SELECTION, EVALUATION, SWITCH, AUGMENTATION = range(6)
-
-
-def make_key(seed: jax.Array | int, phase: jax.Array | int, purpose: int) -> jax.Array:
-    """The root of a purpose's randomness in one phase."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), phase), purpose)
-
 
 @dataclasses.dataclass(frozen=True)
 class Clamped:
@@ -56,22 +49,26 @@ class Clamped:
     @property
     def coefficients(self) -> one_exp.Coefficients | None:
         """For the fast form, where clipping the output is clipping the input."""
-        own = one_exp.coefficients(self.function)
-        # Those that rise, that are linear where they exceed 2, and no others have a slope.
-        if own is None or own.slope is None or own.n_x < 0 or self.limit < 2:
+        formula = one_exp.coefficients(self.function)
+        # Only monotone functions that are linear wherever |f| > 2 have `slope`, so that clipping x
+        # clips f.
+        if formula is None or formula.slope is None or formula.n_x < 0 or self.limit < 2:
             return None
-        high = min(own.high, self.limit / own.p_x) if own.p_x else own.high
-        low = max(own.low, -self.limit / own.n_x) if own.n_x else own.low
-        return own._replace(high=high, low=low, slope=None)
+        high, low = formula.high, formula.low
+        if formula.p_x:
+            high = min(high, self.limit / formula.p_x)
+        if formula.n_x:
+            low = max(low, -self.limit / formula.n_x)
+        return formula._replace(high=high, low=low, slope=None)
 
 
 Network = MLP | ConvNet | ResNet | Transformer
 """Each holds its activations in the list `activations`."""
 
 
-def build_model(config: Config, task: Task, phase: int = 0) -> Network:
+def build_model(config: Config, task: Task, phase_index: int = 0) -> Network:
     """The network of a method, freshly initialised for a phase; equal seeds give equal weights."""
-    rngs = nnx.Rngs(params=make_key(config.seed, phase, INIT))
+    rngs = nnx.Rngs(params=make_key(config.seed, phase_index, INIT))
     activation, dtype = _activation(config), jnp.dtype(config.dtype)
     shape, out_features = task.shape, task.out_features
     if config.network == "transformer":
@@ -86,9 +83,9 @@ def build_model(config: Config, task: Task, phase: int = 0) -> Network:
         )
     linear = _torch_linear if config.initialization == "torch" else _normal_linear
     model = MLP(
-        task.in_features,
+        math.prod(shape),
         config.widths,
-        task.out_features,
+        out_features,
         activation=activation,
         linear=functools.partial(linear, dtype=dtype),
         rngs=rngs,
@@ -96,6 +93,19 @@ def build_model(config: Config, task: Task, phase: int = 0) -> Network:
     # The outputs are differences of large sums: a loss of bfloat16 outputs would be 8 bits wide.
     model.layers[-1].dtype = jnp.dtype("float32")
     return model
+
+
+def require_fit(config: Config, task: Task) -> None:
+    """Raises ValueError for a network that cannot take the inputs of the task."""
+    fitting = ["mlp"]
+    if task.takes_tokens:
+        fitting = ["transformer"]
+    elif task.has_images:
+        fitting = ["mlp", "conv", "resnet20"]
+    if config.network not in fitting:
+        raise ValueError(
+            f"network = {config.network!r}: expected {' or '.join(fitting)} for {task.name}"
+        )
 
 
 def _activation(config: Config) -> ActivationFactory:
@@ -135,16 +145,16 @@ def _torch_linear(din: int, dout: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Lin
 
 
 def switch(model: Network, config: Config, task: Task) -> Network:
-    """Phase 1's model → phase 2's: the choices fixed, the weights carried or new."""
+    """Phase 1's model → phase 2's: the choices fixed, the weights carried or reinitialized."""
     fixed = fix_choices(model)
     rng = np.random.default_rng([config.seed, SWITCH])
     for activation in _activations(fixed):
         # The unclamped pool: the published code clamps in phase 1 only.
-        choices = _control(config.choices, np.asarray(activation.table.choices), config, rng)
+        choices = _control(config.control, np.asarray(activation.table.choices), config, rng)
         activation.table = FunctionTable(config.activation_pool, choices)
     if not config.carry_weights:
         tables = [layer.table.choices for layer in _activations(fixed)]
-        return mixed_model(config, task, tables, phase=1)
+        return mixed_model(config, task, tables, phase_index=1)
     return fixed
 
 
@@ -155,7 +165,7 @@ def _activations(model: Network) -> list[Any]:
 def _control(
     kind: str, choices: np.ndarray, config: Config, rng: np.random.Generator
 ) -> np.ndarray:
-    """The learned choices [N] of one layer, or what a control puts in their place."""
+    """The learned choices [N] of a layer, or what a control puts in their place."""
     if kind == "shuffled":
         return rng.permutation(choices)
     if kind == "random":
@@ -166,10 +176,10 @@ def _control(
 
 
 def mixed_model(
-    config: Config, task: Task, choices: Sequence[Sequence[int]], phase: int = 0
+    config: Config, task: Task, choices: Sequence[Sequence[int]], phase_index: int = 0
 ) -> Network:
     """A network with given choices per layer, its weights freshly initialised for a phase."""
-    model = build_model(dataclasses.replace(config, clamp=0.0), task, phase)
+    model = build_model(dataclasses.replace(config, clamp=0.0), task, phase_index)
     pool, dtype = config.activation_pool, jnp.dtype(config.dtype)
     model.activations = nnx.List(
         [MixedActivation(FunctionTable(pool, layer), dtype=dtype) for layer in choices]

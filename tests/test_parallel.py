@@ -11,9 +11,15 @@ import jax.numpy as jnp
 import pytest
 from jax import monitoring
 
-from experiments import group, networks, report, run_folder, train
-from experiments.config import Config, default_config
-from experiments.run_folder import Checkpoints, RunError
+from experiments import run_folder
+from experiments.checkpoints import Checkpoints
+from experiments.config import Config
+from experiments.objective import CLASSIFICATION
+from experiments.presets import default_config
+from experiments.run_folder import RunError, read_finished
+from experiments.training import networks, parallel, step
+from experiments.training.draws import draw
+from experiments.training.program import Program
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -33,7 +39,7 @@ def tiny(folder: Path, task: str = "digits", preset: str = "recommended", **chan
 
 
 def train_all(configs, at_once=8):
-    return group.train_all(configs, at_once=at_once, show_progress=False)
+    return parallel.train_all(configs, at_once=at_once, show_progress=False)
 
 
 def moved(configs, folder: Path) -> list[Config]:
@@ -67,14 +73,14 @@ def assert_close(one, other, path="") -> None:
 @contextlib.contextmanager
 def epochs_run() -> Iterator[list[tuple[str, int]]]:
     """(phase, runs at once) of every epoch trained."""
-    original, seen = train.run_epoch, []
+    original, seen = step.run_epoch, []
 
     def watch(program, *arguments):
         seen.append((program.spec.name, program.runs))
         return original(program, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "run_epoch", watch)
+        patch.setattr(step, "run_epoch", watch)
         yield seen
 
 
@@ -84,10 +90,10 @@ def epochs_run() -> Iterator[list[tuple[str, int]]]:
 @pytest.mark.parametrize(
     ("task", "variants"),
     [
-        ("digits", [{"seed": 0}, {"seed": 1}, {"seed": 1, "choices": "random"}]),
+        ("digits", [{"seed": 0}, {"seed": 1}, {"seed": 1, "control": "random"}]),
         ("digits", [{"seed": 0}, {"seed": 1, "carry_weights": False}]),
         ("digits", [{"method": "uniform:tanh"}, {"method": "uniform:selu", "seed": 1}]),
-        ("function:product_sine", [{"seed": 0}, {"seed": 1, "choices": "shuffled"}]),
+        ("function:product_sine", [{"seed": 0}, {"seed": 1, "control": "shuffled"}]),
     ],
 )
 def test_runs_at_once_end_like_each_alone(tmp_path, task, variants):
@@ -104,7 +110,7 @@ def test_runs_at_once_end_like_each_alone(tmp_path, task, variants):
         assert_close(rows(one), rows(other))
         left = [{path.name for path in Path(c.run_dir).iterdir()} for c in (one, other)]
         assert left[0] == left[1]
-        summaries = [report.load(Path(c.run_dir))[1] for c in (one, other)]
+        summaries = [read_finished(Path(c.run_dir)).summary for c in (one, other)]
         for summary in summaries:
             summary.pop("seconds")
             summary["environment"].pop("date")  # midnight may pass between the two
@@ -121,12 +127,12 @@ def test_draws_of_several_runs_are_those_of_each(tmp_path):
     config = tiny(tmp_path)
     for steps, batch in ((0, 128), (20, 64)):
         chosen = dataclasses.replace(config, steps_per_epoch=steps, batch_size=batch)
-        one = train.Program(None, chosen, 0, steps or 4, 1.0)
+        one = Program(None, chosen, 0, steps or 4, CLASSIFICATION)
         several = dataclasses.replace(one, runs=3)
         seeds = [5, 0, 7]
-        together = train.draw(several, seeds, 3, 500)
+        together = draw(several, seeds, 3, 500)
         for number, seed in enumerate(seeds):
-            alone = train.draw(one, [seed], 3, 500)
+            alone = draw(one, [seed], 3, 500)
             for leaf, own in zip(together, alone, strict=True):
                 same = jnp.array_equal(
                     *(
@@ -146,16 +152,19 @@ def test_only_runs_of_one_program_train_together(tmp_path):
     configs = [
         tiny(tmp_path, seed=0),
         tiny(tmp_path, method="uniform:relu"),
-        tiny(tmp_path, seed=1, choices="random"),
+        tiny(tmp_path, seed=1, control="random"),
         tiny(tmp_path, learning_rate=0.5),
         tiny(tmp_path, method="uniform:elu", seed=3),
         tiny(tmp_path, seed=2, carry_weights=False),
         dataclasses.replace(tiny(tmp_path), data_dir="elsewhere"),
     ]
-    assert group.plan(configs, 8) == [[0, 2, 5], [1, 4], [3], [6]]
-    assert group.plan(configs, 2) == [[0, 2], [5], [1, 4], [3], [6]]
-    assert group.plan([tiny(tmp_path, seed=seed) for seed in range(5)], 4) == [[0, 1, 2], [3, 4]]
-    assert group.plan(configs, 1) == [[0], [2], [5], [1], [4], [3], [6]]
+    assert parallel.group_by_program(configs, 8) == [[0, 2, 5], [1, 4], [3], [6]]
+    assert parallel.group_by_program(configs, 2) == [[0, 2], [5], [1, 4], [3], [6]]
+    assert parallel.group_by_program([tiny(tmp_path, seed=seed) for seed in range(5)], 4) == [
+        [0, 1, 2],
+        [3, 4],
+    ]
+    assert parallel.group_by_program(configs, 1) == [[0], [2], [5], [1], [4], [3], [6]]
 
 
 def test_complete_runs_are_left_as_they_are(tmp_path):
@@ -176,7 +185,7 @@ def test_complete_runs_are_left_as_they_are(tmp_path):
 def whole(tmp_path_factory) -> list[Config]:
     """Two runs at once that were never interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    configs = [tiny(folder, seed=0), tiny(folder, seed=1, choices="shuffled")]
+    configs = [tiny(folder, seed=0), tiny(folder, seed=1, control="shuffled")]
     train_all(configs)
     return configs
 
@@ -204,7 +213,7 @@ def test_killed_between_the_checkpoints_of_a_group(whole, tmp_path, monkeypatch,
     assert [runs for _, runs in seen] == [2] * (5 - stop_after)
     for one, other in zip(whole, configs, strict=True):
         assert rows(one) == rows(other)
-        first, second = (report.load(Path(config.run_dir))[1] for config in (one, other))
+        first, second = (read_finished(Path(config.run_dir)).summary for config in (one, other))
         assert first["phases"] == second["phases"]
 
 
@@ -242,8 +251,8 @@ def test_a_run_whose_loss_is_not_finite_stops_alone(whole, tmp_path, monkeypatch
     configs = [dataclasses.replace(config, checkpoint_seconds=1e9) for config in configs]
     build = networks.build_model
 
-    def poisoned(config, task, phase=0):
-        model = build(config, task, phase)
+    def poisoned(config, task, phase_index=0):
+        model = build(config, task, phase_index)
         if config.seed == 7:
             model.layers[0].kernel[...] *= jnp.nan
         return model
@@ -302,8 +311,8 @@ def test_a_phase_compiles_once_and_other_seeds_and_controls_nothing(
         train_all(first, at_once)
         compiled = count[0]
         second = [
-            tiny(tmp_path, task, seed=5, choices=choices, carry_weights=carried, **size)
-            for choices in ("learned", "shuffled", "random", "majority")
+            tiny(tmp_path, task, seed=5, control=control, carry_weights=carried, **size)
+            for control in ("learned", "shuffled", "random", "majority")
             for carried in (True, False)
         ]
         train_all(second, at_once)
@@ -317,15 +326,15 @@ def test_choices_as_data_train_like_the_static_table(tmp_path, monkeypatch):
     """Phase 2 to the bit as with the library's MixedActivation in the compiled program."""
     config = tiny(tmp_path, mixed_epochs=3)
     train_all([config])
-    monkeypatch.setattr("experiments.program.choices_as_data", lambda model: model)
+    monkeypatch.setattr("experiments.training.state.choices_as_data", lambda model: model)
     static = dataclasses.replace(config, run_dir=str(tmp_path / "static"))
-    original, models = train.run_epoch, []
+    original, models = step.run_epoch, []
 
-    def watch(program, state, rest, *arguments):
-        models.append(program.model(state.params, rest))
-        return original(program, state, rest, *arguments)
+    def watch(program, state, non_trainable, *arguments):
+        models.append(program.model(state.params, non_trainable))
+        return original(program, state, non_trainable, *arguments)
 
-    monkeypatch.setattr(train, "run_epoch", watch)
+    monkeypatch.setattr(step, "run_epoch", watch)
     train_all([static])
     assert all(isinstance(layer, networks.MixedActivation) for layer in models[-1].activations)
     assert rows(config) == rows(static)

@@ -1,13 +1,13 @@
 """Functions of 2–4 variables to fit. Add one in a line; its task is `function:NAME`.
 
-A target takes its variables as arrays of one shape and returns that shape; the number of
-variables is the number of its arguments.
+A target takes its variables as arrays of one shape and returns that shape; the number of variables
+is the number of its arguments.
 """
 
 import inspect
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,10 @@ INSIDE = 2.0
 """Training and test points are uniform on [−2, 2]^d."""
 OUTSIDE = 3.0
 """The outside test points are uniform on [−3, 3]^d less [−2, 2]^d."""
+
+
+Fitted = Callable[[np.ndarray], Any]
+"""A trained function: inputs [B, d] → values [B]."""
 
 
 class Points(NamedTuple):
@@ -74,3 +78,38 @@ def sample(
     candidates = rng.uniform(-OUTSIDE, OUTSIDE, (4 * test + 64, d)).astype(np.float32)
     accepted = candidates[np.abs(candidates).max(-1) > INSIDE][:test]
     return Samples(fitted, held_out, unseen, points(accepted))
+
+
+def tabulate_fit(name: str, fitted: Fitted) -> dict[str, np.ndarray]:
+    """A target and a trained function along every variable, and on the plane of x1 and x2.
+
+    Returns:
+        `line_x` [P], `line_true` and `line_fit` [d, P], `plane_x` [Q], `plane_true` and
+        `plane_fit` [Q, Q], the value `held` of the variables that do not vary, and `inside`, half
+        the width of the box that the training points fill.
+    """
+    d, held = dimension(name), 0.5
+    line = np.linspace(-OUTSIDE, OUTSIDE, 241, dtype=np.float32)
+    inputs = np.full((d, line.size, d), held, np.float32)
+    inputs[np.arange(d), :, np.arange(d)] = line
+    plane_x = np.linspace(-OUTSIDE, OUTSIDE, 97, dtype=np.float32)
+    plane = np.full((plane_x.size, plane_x.size, d), held, np.float32)
+    plane[..., 0], plane[..., 1] = np.meshgrid(plane_x, plane_x)
+
+    def both(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        flat = points.reshape(-1, d)
+        true, fit = evaluate(name, flat)[:, 0], np.asarray(fitted(flat))
+        return true.reshape(points.shape[:-1]), fit.reshape(points.shape[:-1])
+
+    line_true, line_fit = both(inputs)
+    plane_true, plane_fit = both(plane)
+    return {
+        "line_x": line,
+        "line_true": line_true,
+        "line_fit": line_fit,
+        "plane_x": plane_x,
+        "plane_true": plane_true,
+        "plane_fit": plane_fit,
+        "held": np.asarray(held),
+        "inside": np.asarray(INSIDE),
+    }

@@ -9,22 +9,31 @@ from typing import Any
 
 import rich.progress
 
-from experiments.config import Config, phases
+from experiments.config import Config, total_epochs
+from experiments.objective import Objective
 
 LINE_SECONDS = 10.0
 """Without a terminal, a line at most this often."""
 
 
 class Progress:
-    """Shows the epochs of runs that train at once; `update` takes their rows of metrics.jsonl."""
+    """Shows the epochs of runs that train at once; `update` takes their rows of metrics.jsonl.
 
-    def __init__(self, configs: Sequence[Config], enabled: bool = True) -> None:
+    Args:
+        configs: of the runs, all of one task.
+        objective: of that task.
+        enabled: False shows nothing.
+    """
+
+    def __init__(
+        self, configs: Sequence[Config], objective: Objective, enabled: bool = True
+    ) -> None:
         config = configs[0]
         self._title = f"{config.task} {config.variant} seed {config.seed}"
         if len(configs) > 1:
             self._title = f"{config.task} {len(configs)} runs"
-        self._total = sum(phase.epochs for phase in phases(config))
-        self._regression = config.is_regression
+        self._total = total_epochs(config)
+        self._objective = objective
         self._enabled = enabled
         self._bar: rich.progress.Progress | None = None
         self._last_line = 0.0
@@ -55,10 +64,12 @@ class Progress:
     def update(self, rows: Sequence[dict[str, Any]]) -> None:
         """One epoch is done: a row per run, of which the means are shown."""
         names = ("train_loss", "validation_loss", "validation_score")
-        row = {**rows[0], **{name: statistics.fmean(row[name] for row in rows) for name in names}}
+        means = {name: statistics.fmean(row[name] for row in rows) for name in names}
+        row = {**rows[0], **means}
         text = f"loss {row['train_loss']:.4g}  validation {row['validation_loss']:.4g}"
-        if not self._regression:
-            text += f"  accuracy {100 * row['validation_score']:.2f} %"
+        if self._objective.has_score:
+            score = self._objective.format_metric(row["validation_score"], ".2f")
+            text += f"  {self._objective.metric} {score}"
         if self._bar is not None:
             self._bar.update(self._task, completed=row["epoch"], metrics=f"{row['phase']} {text}")
         elif self._enabled:

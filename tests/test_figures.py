@@ -12,14 +12,24 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from experiments import plots
-from experiments.config import POOLS, Config, default_config, to_json
+from experiments import figures, run_folder
+from experiments.config import POOLS, Config
+from experiments.figures.__main__ import main
+from experiments.objective import CLASSIFICATION, NEXT_CHARACTER, REGRESSION, Objective
+from experiments.presets import default_config
+from experiments.run_folder import TaskRecord
 
 PHASE_FIGURES = ["shares", "shares_over_epochs", "choice_map", "curves"]
 DEEP = (768, 512, 512, 256, 256, 128, 128, 128, 64, 64, 64, 32, 32, 32, 16, 16, 16)
 
 
 # Synthetic run folders
+
+
+def objective_of(config: Config) -> Objective:
+    if config.task.startswith("function:"):
+        return REGRESSION
+    return NEXT_CHARACTER if config.task == "tiny_shakespeare" else CLASSIFICATION
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -67,7 +77,7 @@ def metrics_rows(config: Config, logits: dict[str, np.ndarray]) -> list[dict]:
         train = (fall + (0.02 if selective else 0.005)) * noise[0]
         validation = (fall + 0.09) * noise[1]
         scores = (float(np.exp(-train)), float(np.exp(-0.9 * validation)))
-        if config.is_regression:
+        if objective_of(config) is REGRESSION:
             validation = train * 1.2 * noise[1]
             scores = (train, validation)
         rows.append(
@@ -100,12 +110,12 @@ def summary_of(config: Config, rows: list[dict], rng: np.random.Generator) -> di
         for split in ("validation", "test"):
             phase[f"{split}_loss"] = best["validation_loss"]
             phase[f"{split}_score"] = best["validation_score"]
-        if config.is_regression:
+        if objective_of(config) is REGRESSION:
             phase["test_normalized_error"] = float(1e-5 * np.exp(rng.normal()))
             phase["outside_normalized_error"] = 1e-2
         phases.append(phase)
     summary = {"phases": phases, "switch": {}, "class_names": []}
-    if not config.is_regression:
+    if objective_of(config) is not REGRESSION:
         wrong = rng.poisson(rng.gamma(0.4, 6, (10, 10)))
         np.fill_diagonal(wrong, 0)
         summary["confusion"] = (wrong + np.diag(1000 - wrong.sum(1))).tolist()
@@ -146,19 +156,21 @@ def write_run(folder: Path, task: str = "fashion_mnist", **changes) -> Path:
     logits = drawn_logits(config, rng) if config.method == "two_phase" else {}
     rows = metrics_rows(config, logits)
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(to_json(config))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "summary.json").write_text(json.dumps(summary_of(config, rows, rng)))
+    run_folder.write_config(folder, config)
+    run_folder.write_task(folder, TaskRecord(config.task, objective_of(config), (64,), 10))
+    for row in rows:
+        run_folder.append_metrics(folder, row)
+    run_folder.write_summary(folder, summary_of(config, rows, rng))
     if logits:
         names = list(config.activation_pool.names)
         choices = {
             path: {"pool": names, "choices": layer.argmax(-1).tolist()}
             for path, layer in logits.items()
         }
-        (folder / "choices.json").write_text(json.dumps(choices))
-        np.savez(folder / "selection.npz", **logits)
-    if config.is_regression:
-        np.savez(folder / "fit.npz", **fit_arrays())
+        run_folder.write_choices(folder, choices)
+        run_folder.write_selection(folder, logits)
+    if objective_of(config) is REGRESSION:
+        run_folder.write_fit(folder, fit_arrays())
     return folder
 
 
@@ -203,7 +215,7 @@ def png_size(path: Path) -> tuple[int, int]:
     ],
 )
 def test_a_folder_gets_the_figures_it_has_data_for(folders, name, expected):
-    paths = plots.draw_figures(folders[name])
+    paths = figures.draw_figures(folders[name])
     written = {path.name for path in (folders[name] / "figures").iterdir()}
     assert {path.name for path in paths} == written
     assert written == {figure + suffix for figure in expected for suffix in (".png", ".svg")}
@@ -219,7 +231,7 @@ def test_a_folder_gets_the_figures_it_has_data_for(folders, name, expected):
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_no_text_is_clipped(folders, name, monkeypatch):
-    run = plots.load_run(folders[name])
+    run = figures.read_run(folders[name])
     texts = []
     plain_draw = Text.draw
 
@@ -228,10 +240,10 @@ def test_no_text_is_clipped(folders, name, monkeypatch):
             texts.append((text.get_text(), text.get_window_extent(renderer)))
         plain_draw(text, renderer)
 
-    for draw in plots.FIGURES.values():
+    for draw in figures.FIGURES.values():
         try:
             figure = draw(run)
-        except plots.MissingData:
+        except figures.MissingData:
             continue
         texts.clear()
         with monkeypatch.context() as patch:
@@ -248,10 +260,10 @@ def test_missing_files_leave_their_figures_out(tmp_path):
     folder = write_run(tmp_path / "run", selective_epochs=1, mixed_epochs=1, hidden=(16,))
     for name in ("summary.json", "selection.npz", "choices.json"):
         (folder / name).unlink()
-    stems = {path.stem for path in plots.draw_figures(folder)}
+    stems = {path.stem for path in figures.draw_figures(folder)}
     assert stems == {"curves", "shares_over_epochs"}
-    with pytest.raises(plots.MissingData, match=r"no choices\.json"):
-        plots.shares(plots.load_run(folder))
+    with pytest.raises(figures.MissingData, match=r"no choices\.json"):
+        figures.shares(figures.read_run(folder))
 
 
 def test_a_run_in_its_first_phase_has_figures(tmp_path):
@@ -261,16 +273,16 @@ def test_a_run_in_its_first_phase_has_figures(tmp_path):
         (folder / name).unlink()
     # The last line is cut short: the run writes it now.
     (folder / "metrics.jsonl").write_text(lines[0] + lines[1][:40])
-    assert len(plots.draw_figures(folder)) == 4
+    assert len(figures.draw_figures(folder)) == 4
 
 
-@pytest.mark.parametrize("damage", ["config.json", "metrics.jsonl"])
+@pytest.mark.parametrize("damage", ["config.json", "task.json", "metrics.jsonl"])
 def test_no_run_folder_is_one_error(tmp_path, capsys, damage):
     folder = write_run(tmp_path / "run", method="uniform:relu", mixed_epochs=1)
     (folder / damage).unlink()
     with pytest.raises(ValueError, match=f"run is no run folder: it holds no {damage}"):
-        plots.draw_figures(folder)
-    assert plots.main([str(folder)]) == 1
+        figures.draw_figures(folder)
+    assert main([str(folder)]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
@@ -278,19 +290,27 @@ def test_no_run_folder_is_one_error(tmp_path, capsys, damage):
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "metrics.jsonl", "choices.json", "selection.npz", "summary.json"]
+    "name",
+    [
+        "config.json",
+        "task.json",
+        "metrics.jsonl",
+        "choices.json",
+        "selection.npz",
+        "summary.json",
+    ],
 )
 def test_a_damaged_file_is_named(tmp_path, name):
     folder = write_run(tmp_path / "run", selective_epochs=1, mixed_epochs=1, hidden=(16,))
     path = folder / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] + b"\n\n")
     with pytest.raises(ValueError, match=rf"{name} cannot be read: "):
-        plots.load_run(folder)
+        figures.read_run(folder)
 
 
 def test_equal_data_give_equal_files(folders, tmp_path):
     first, second = (
-        plots.draw_comparison([folders["uniform"]], tmp_path / name / "comparison.png")
+        figures.draw_comparison([folders["uniform"]], tmp_path / name / "comparison.png")
         for name in ("a", "b")
     )
     assert [path.suffix for path in first] == [".png", ".svg"]
@@ -302,14 +322,14 @@ def test_equal_data_give_equal_files(folders, tmp_path):
 
 
 def test_shares_are_the_counts_of_the_choices(folders):
-    run = plots.load_run(folders["images"])
-    axes = plots.shares(run).axes[0]
+    run = figures.read_run(folders["images"])
+    axes = figures.shares(run).axes[0]
     drawn = [
         (round(bar.get_y() + bar.get_height() / 2), to_hex(bar.get_facecolor()), bar.get_width())
         for bar in axes.patches
     ]
     expected = [
-        (row, plots.FUNCTION_COLORS[name].lower(), 100 * np.mean(layer.choices == index))
+        (row, figures.FUNCTION_COLORS[name].lower(), 100 * np.mean(layer.choices == index))
         for row, layer in enumerate(run.choices.values())
         for index, name in enumerate(layer.pool)
         if (layer.choices == index).any()
@@ -323,15 +343,15 @@ def test_shares_are_the_counts_of_the_choices(folders):
 
 
 def test_shares_over_epochs_are_the_metrics(folders):
-    run = plots.load_run(folders["images"])
-    figure = plots.shares_over_epochs(run)
+    run = figures.read_run(folders["images"])
+    figure = figures.shares_over_epochs(run)
     names = run.config.activation_pool.names
     for number, axes in enumerate(figure.axes):
         path = f"activations.{number}"
-        assert axes.get_title("left") == plots.layer_label(path, run.config.widths[number])
+        assert axes.get_title("left") == figures.layer_label(path, run.config.widths[number])
         areas, fixed = axes.collections[: len(names)], axes.collections[len(names) :]
         assert [to_hex(area.get_facecolor()[0]) for area in areas] == [
-            plots.FUNCTION_COLORS[name].lower() for name in names
+            figures.FUNCTION_COLORS[name].lower() for name in names
         ]
         rows = run.rows("selective")
         for epoch in (1, 7, len(rows)):
@@ -357,8 +377,8 @@ def heights(areas, x: float) -> list[float]:
 
 
 def test_a_cell_of_the_map_is_its_neuron(folders):
-    run = plots.load_run(folders["images"])
-    axes = plots.choice_map(run).axes[0]
+    run = figures.read_run(folders["images"])
+    axes = figures.choice_map(run).axes[0]
     assert len(axes.collections) == 4
     for mesh, path in zip(axes.collections, run.logits, strict=True):
         logits, layer = run.logits[path], run.choices[path]
@@ -368,14 +388,14 @@ def test_a_cell_of_the_map_is_its_neuron(folders):
             choice = layer.choices[neuron]
             probability = softmax(logits[neuron])[choice]
             strength = 0.15 + 0.85 * (probability - 1 / 6) / (1 - 1 / 6)
-            full = np.array(to_rgb(plots.FUNCTION_COLORS[layer.pool[choice]]))
+            full = np.array(to_rgb(figures.FUNCTION_COLORS[layer.pool[choice]]))
             expected = strength * full + (1 - strength) * 1.0
             np.testing.assert_allclose(cells[neuron], [*expected, 1], atol=1e-6)
 
 
 def test_the_map_leaves_the_end_of_a_row_empty(tmp_path):
     folder = write_run(tmp_path / "run", selective_epochs=1, mixed_epochs=1, hidden=(40, 16))
-    first, second = plots.choice_map(plots.load_run(folder)).axes[0].collections
+    first, second = figures.choice_map(figures.read_run(folder)).axes[0].collections
     for mesh, neurons in ((first, 40), (second, 16)):
         alpha = np.asarray(mesh.get_array()).reshape(-1, 4)[:, 3]
         np.testing.assert_array_equal(alpha, np.arange(len(alpha)) < neurons)
@@ -383,11 +403,11 @@ def test_the_map_leaves_the_end_of_a_row_empty(tmp_path):
 
 
 def test_certain_neurons_have_the_full_colour_and_chance_the_faintest():
-    layer = plots.LayerChoices(("relu", "sin"), np.array([0, 1, 1]))
-    colors = plots.choice_colors(layer, np.array([1.0, 1.0, 0.5]))
-    assert to_hex(colors[0]) == plots.FUNCTION_COLORS["relu"].lower()
-    assert to_hex(colors[1]) == plots.FUNCTION_COLORS["sin"].lower()
-    np.testing.assert_allclose(1 - colors[2], plots.FAINTEST * (1 - colors[1]))
+    layer = figures.LayerChoices(("relu", "sin"), np.array([0, 1, 1]))
+    colors = figures.choice_colors(layer, np.array([1.0, 1.0, 0.5]))
+    assert to_hex(colors[0]) == figures.FUNCTION_COLORS["relu"].lower()
+    assert to_hex(colors[1]) == figures.FUNCTION_COLORS["sin"].lower()
+    np.testing.assert_allclose(1 - colors[2], figures.FAINTEST * (1 - colors[1]))
 
 
 def lines(axes, label: str):
@@ -396,8 +416,8 @@ def lines(axes, label: str):
 
 @pytest.mark.parametrize("name", ["images", "uniform", "function"])
 def test_curves_are_the_metrics(folders, name):
-    run = plots.load_run(folders[name])
-    figure = plots.curves(run)
+    run = figures.read_run(folders[name])
+    figure = figures.curves(run)
     quantities = [("loss", 1), ("score", 100)][: 1 if name == "function" else 2]
     for axes, (quantity, scale) in zip(figure.axes, quantities, strict=False):
         for split in ("train", "validation"):
@@ -417,9 +437,9 @@ def test_curves_are_the_metrics(folders, name):
 
 
 def test_confidence_and_temperature_are_those_of_phase_1(folders):
-    run = plots.load_run(folders["images"])
+    run = figures.read_run(folders["images"])
     rows = run.rows("selective")
-    upper, lower = plots.curves(run).axes[2:]
+    upper, lower = figures.curves(run).axes[2:]
     for path in run.choices:
         values = [row["layers"][path]["max_probability"] for row in rows]
         np.testing.assert_array_equal(lines(upper, path).get_ydata(), values)
@@ -428,9 +448,9 @@ def test_confidence_and_temperature_are_those_of_phase_1(folders):
 
 
 def test_confusion_holds_percent_and_counts(folders):
-    run = plots.load_run(folders["images"])
+    run = figures.read_run(folders["images"])
     counts = np.array(run.summary["confusion"])
-    axes = plots.confusion(run).axes[0]
+    axes = figures.confusion(run).axes[0]
     cells = {tuple(map(round, text.get_position()[::-1])): text for text in axes.texts}
     assert set(cells) == set(map(tuple, np.argwhere(counts).tolist()))
     for (row, column), text in cells.items():
@@ -445,8 +465,8 @@ def test_confusion_holds_percent_and_counts(folders):
 
 
 def test_fit_is_the_fit(folders):
-    run = plots.load_run(folders["function"])
-    figure = plots.fit(run)
+    run = figures.read_run(folders["function"])
+    figure = figures.fit(run)
     panels, planes = figure.axes[:3], figure.axes[3:6]
     for number, axes in enumerate(panels):
         for label, key in (("true", "line_true"), ("fitted", "line_fit")):
@@ -509,7 +529,7 @@ def scored(root: Path, task: str, scores: dict[str, list[float]]) -> list[Path]:
     ],
 )
 def test_comparison_shows_every_run_best_first(tmp_path, task, scores, order, scale, label):
-    axes = plots.comparison(scored(tmp_path, task, scores)).axes[0]
+    axes = figures.comparison(scored(tmp_path, task, scores)).axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == order
     weights = [text.get_fontweight() for text in axes.get_yticklabels()]
     assert [weight == "bold" for weight in weights] == [name == "two-phase" for name in order]
@@ -520,7 +540,7 @@ def test_comparison_shows_every_run_best_first(tmp_path, task, scores, order, sc
         factor = 100 if label == "test accuracy (%)" else 1
         np.testing.assert_allclose(line.get_xdata(), np.multiply(factor, values))
         assert set(line.get_ydata()) == {place}
-        color = plots.FUNCTION_COLORS.get(name.removeprefix("uniform "), plots.INK)
+        color = figures.FUNCTION_COLORS.get(name.removeprefix("uniform "), figures.INK)
         assert line.get_markerfacecolor() == color
 
 
@@ -528,27 +548,27 @@ def test_comparison_tells_controls_and_networks_apart(tmp_path):
     short = dict(selective_epochs=1, mixed_epochs=1)
     folders = [
         write_run(tmp_path / "a", **short),
-        write_run(tmp_path / "b", choices="shuffled", **short),
+        write_run(tmp_path / "b", control="shuffled", **short),
         write_run(tmp_path / "c", hidden=(16, 8), **short),
         write_run(tmp_path / "d", carry_weights=False, **short),
     ]
-    axes = plots.comparison(folders).axes[0]
+    axes = figures.comparison(folders).axes[0]
     weights = {text.get_text(): text.get_fontweight() for text in axes.get_yticklabels()}
     assert weights == {
         "two-phase, 512-256-128-64": "bold",
         "two-phase, shuffled, 512-256-128-64": "normal",
         "two-phase, 16-8": "bold",
-        "two-phase, anew, 512-256-128-64": "normal",
+        "two-phase, reinitialized, 512-256-128-64": "normal",
     }
 
 
 def test_comparison_wants_one_task_and_finished_runs(folders, tmp_path):
     with pytest.raises(ValueError, match="expected runs of one task, got"):
-        plots.comparison([folders["images"], folders["function"]])
+        figures.comparison([folders["images"], folders["function"]])
     with pytest.raises(ValueError, match="got none"):
-        plots.comparison([])
+        figures.comparison([])
     with pytest.raises(ValueError, match="no finished run"):
-        plots.comparison([tmp_path])
+        figures.comparison([tmp_path])
 
 
 # Colours
@@ -556,28 +576,28 @@ def test_comparison_wants_one_task_and_finished_runs(folders, tmp_path):
 
 def test_every_function_of_every_pool_has_its_own_colour():
     names = {name for pool in POOLS.values() for name in pool.names}
-    assert names <= set(plots.FUNCTION_COLORS)
-    assert len({to_hex(color) for color in plots.FUNCTION_COLORS.values()}) == len(
-        plots.FUNCTION_COLORS
+    assert names <= set(figures.FUNCTION_COLORS)
+    assert len({to_hex(color) for color in figures.FUNCTION_COLORS.values()}) == len(
+        figures.FUNCTION_COLORS
     )
     for pool in POOLS.values():
-        assert plots.function_colors(pool.names) == {
-            name: plots.FUNCTION_COLORS[name] for name in pool.names
+        assert figures.function_colors(pool.names) == {
+            name: figures.FUNCTION_COLORS[name] for name in pool.names
         }
 
 
 def test_unknown_functions_get_other_colours():
-    colors = plots.function_colors(["mine", "relu", "yours"])
-    assert colors["relu"] == plots.FUNCTION_COLORS["relu"]
-    assert [colors["mine"], colors["yours"]] == list(plots.OTHER_COLORS[:2])
-    assert not set(plots.OTHER_COLORS) & set(plots.FUNCTION_COLORS.values())
+    colors = figures.function_colors(["mine", "relu", "yours"])
+    assert colors["relu"] == figures.FUNCTION_COLORS["relu"]
+    assert [colors["mine"], colors["yours"]] == list(figures.OTHER_COLORS[:2])
+    assert not set(figures.OTHER_COLORS) & set(figures.FUNCTION_COLORS.values())
 
 
 def test_settings_of_the_caller_do_not_matter(folders):
-    run = plots.load_run(folders["uniform"])
-    plain = plots.curves(run)
+    run = figures.read_run(folders["uniform"])
+    plain = figures.curves(run)
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black"}):
-        other = plots.curves(run)
+        other = figures.curves(run)
     assert pixels(plain) == pixels(other)
 
 

@@ -1,11 +1,13 @@
-"""What is known of the image sets before any byte is read: where, how large, in which format."""
+"""The image sets: what is known of each before any byte is read, and the arrays in memory."""
 
 import dataclasses
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+
+from experiments.data.sources import DataError
 
 ARRAYS = ("train_inputs", "train_labels", "test_inputs", "test_labels")
 """The four arrays of a set, in the order in which every reader returns them."""
@@ -126,3 +128,54 @@ DATASETS: Mapping[str, Facts] = {
     ),
     "digits": Facts((8, 8, 1), (1_437, 360), "0,1,2,3,4,5,6,7,8,9", scale=16.0),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A labelled image set in memory, split as it was published.
+
+    Attributes:
+      train_inputs, test_inputs: uint8 [M, H, W, C], values in [0, scale].
+      train_labels, test_labels: int32 [M], values in [0, len(class_names)).
+      scale: the input value that maps to 1.0.
+      source: one line, where these arrays came from.
+    """
+
+    name: str
+    train_inputs: np.ndarray
+    train_labels: np.ndarray
+    test_inputs: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+    scale: float
+    source: str
+
+
+def checked(name: str, arrays: Sequence[np.ndarray], source: str, where: str = "") -> Dataset:
+    """Checks `arrays` (in the order of `ARRAYS`) against the facts; DataError where they differ."""
+    facts = DATASETS[name]
+    names = tuple(facts.class_names.split(","))
+    where = f"of {name} from {where or source}"
+    for inputs, labels in (arrays[:2], arrays[2:]):
+        if inputs.dtype != np.uint8 or inputs.shape[1:] != facts.shape or not len(inputs):
+            raise DataError(
+                f"inputs {where} are {inputs.dtype} {list(inputs.shape)}, "
+                f"expected uint8 {['M', *facts.shape]}"
+            )
+        if labels.dtype.kind not in "iu" or labels.shape != inputs.shape[:1]:
+            raise DataError(
+                f"labels {where} are {labels.dtype} {list(labels.shape)}, "
+                f"expected integers [{len(inputs)}]"
+            )
+        limits = (("inputs", inputs, int(facts.scale)), ("labels", labels, len(names) - 1))
+        for what, values, top in limits:
+            if values.min() < 0 or values.max() > top:
+                raise DataError(
+                    f"{what} {where} lie in [{values.min()}, {values.max()}], expected [0, {top}]"
+                )
+    dtypes = (np.uint8, np.int32, np.uint8, np.int32)
+    fields = {
+        key: np.ascontiguousarray(array, dtype)
+        for key, array, dtype in zip(ARRAYS, arrays, dtypes, strict=True)
+    }
+    return Dataset(name=name, **fields, class_names=names, scale=facts.scale, source=source)
