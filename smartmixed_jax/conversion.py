@@ -1,99 +1,104 @@
-"""An existing NNX model made selective, and back; labels that tell selection from weights.
+"""An NNX model that you have, made selective: its activation functions become layers.
 
-Only what a model holds as an attribute can be replaced: an inline `nnx.relu(x)` is invisible.
+Only what a model holds can be replaced: as an attribute, in a container or in a dataclass config. A
+call inside a method, `nnx.relu(x)`, cannot; the report names its line.
 """
 
+import ast
 import dataclasses
 import functools
+import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from smartmixed_jax.nnx import MixedActivation, RngSource, SelectiveActivation
+from smartmixed_jax._checks import check_axis, check_floating, check_pool, shown
+from smartmixed_jax._fused import coefficients
+from smartmixed_jax.mixture import apply_choices
+from smartmixed_jax.nnx import MixedActivation, ModuleType, RngSource, SelectiveActivation
 from smartmixed_jax.pools import PAPER_POOL, ActivationPool, leaky_relu
 
-ModuleType = TypeVar("ModuleType", bound=nnx.Module)
+_LOGGER = logging.getLogger("smartmixed_jax")
 
 HIDDEN_ACTIVATIONS: tuple[Callable[..., Any], ...] = (
-    jax.nn.relu,
-    jax.nn.relu6,
-    jax.nn.leaky_relu,
-    leaky_relu,
-    jax.nn.elu,
-    jax.nn.celu,
-    jax.nn.selu,
-    jax.nn.gelu,
-    jax.nn.silu,
-    jax.nn.hard_silu,
-    jax.nn.mish,
-    jax.nn.softplus,
-    jax.nn.soft_sign,
-    jax.nn.squareplus,
-    jnp.tanh,
-    jax.lax.tanh,
-    jax.nn.hard_tanh,
-)
+    jax.nn.relu, jax.nn.relu6, jax.nn.leaky_relu, leaky_relu, jax.nn.elu, jax.nn.celu, jax.nn.selu,
+    jax.nn.gelu, jax.nn.silu, jax.nn.hard_silu, jax.nn.mish, jax.nn.softplus, jax.nn.soft_sign,
+    jax.nn.squareplus, jnp.tanh, jax.lax.tanh, jax.nn.hard_tanh,
+)  # fmt: skip
 """What `select_activations` replaces: functions of hidden layers, no gates and no outputs."""
 
-_GATES = (
-    jax.nn.sigmoid,
-    jax.nn.hard_sigmoid,
-    jax.nn.log_sigmoid,
-    jax.nn.softmax,
-    jax.nn.log_softmax,
-)
+_GATES = (jax.nn.sigmoid, jax.nn.hard_sigmoid, jax.nn.log_sigmoid,
+          jax.nn.softmax, jax.nn.log_softmax)  # fmt: skip
 
 
 def select_activations(
     model: ModuleType,
     *inputs: Any,
     pool: ActivationPool = PAPER_POOL,
+    start: float | None = 0.9,
     functions: Iterable[Callable[..., Any]] = HIDDEN_ACTIVATIONS,
     where: Callable[[str, Callable[..., Any]], bool] | None = None,
     call: Callable[..., Any] | None = None,
-    report: Callable[[str], Any] | None = print,
+    report: Callable[[str], Any] | None = _LOGGER.info,
     rngs: RngSource,
     keep_rngs: bool = True,
     **options: Any,
 ) -> ModuleType:
     """A new model in which the activation functions of a model are SelectiveActivations.
 
-    Replaced is a function that the model, or a module in it, holds as an attribute: `self.act =
-    nnx.relu`, an element of `nnx.Sequential`, of a list, tuple or dictionary (these become
-    `nnx.List` and `nnx.Dict`), the `activation_fn` of `nnx.LSTMCell`; also as a
-    `functools.partial` or under `jax.jit`. Each becomes one layer with its own initial logits and
-    its own noise; called several times, it stays one layer and draws anew at each call. The
-    weights are new Variables that hold the same arrays; the input model stays intact, and is run
-    only abstractly, in evaluation mode, to learn each layer's width.
+    Replaced is a function that the model, or a module in it, holds: as an attribute, `self.act =
+    nnx.relu`, as the `activation_fn` of `nnx.LSTMCell`, in `nnx.Sequential`, in a list, tuple or
+    dictionary (these become `nnx.List` and `nnx.Dict`), in a dataclass config (it becomes a
+    `ConfigProxy`, one for each module that holds it); also as a `functools.partial` or under
+    `jax.jit`. Each becomes one layer with its own logits and its own noise; called several times,
+    it stays one layer and draws anew at each call. Called at several widths, it becomes an
+    `ActivationByWidth`, a layer for each. The weights are new Variables that hold the same arrays;
+    the input model stays intact, and is run only abstractly, in evaluation mode, to learn the
+    widths.
+
+    By default the converted model starts from the given one, trained or not: every neuron favours
+    the function that stood there, so the deterministic outputs (`model.eval()`) are the same. They
+    differ by rounding: in float32 by 1e-6 · max(1, |y|) at most in each layer, and not at all if
+    the pool is in the general form and both models are compiled, but for exact gelu and squareplus,
+    whose last bit depends on what XLA compiles beside them.
 
     Args:
         model: the model.
         inputs: example inputs, arrays or `jax.ShapeDtypeStruct`s; other values are passed as is.
         pool: K functions to choose from.
+        start: each neuron's probability, in (1/K, 1), of the function that stood there. One that
+            is not in the pool joins it, in that layer, as the last one. None: the pool as it is,
+            and the paper's start.
         functions: what counts as an activation: relu, relu6, leaky_relu, elu, celu, selu, gelu,
             silu, hard_silu, mish, softplus, soft_sign, squareplus, tanh, hard_tanh. Gates and
             outputs (sigmoid, softmax) do not. For yours, `(*HIDDEN_ACTIVATIONS, my_function)`.
         where: `where(path, function)` says whether to replace it, path as in `summarize`.
         call: `call(model, *inputs)` runs the model; None: `model(*inputs)`.
-        report: called with one line per function replaced, and per function left alone and why;
-            None: silent.
+        report: called with one line per function replaced, per function left alone and why, and
+            per inline call; None: silent. By default these go to Python's logger "smartmixed_jax"
+            at level INFO.
         rngs: draws the initial logits, and the streams of the layers.
         keep_rngs: each layer holds its stream, as models call `act(x)` and pass nothing. In NNX's
             tree mode `nnx.grad` takes no model that holds rngs (`nnx.Dropout(rngs=...)` neither):
             differentiate `nnx.split`'s parameters there, or take an estimator without noise
-            (`estimators.straight_through`) and keep_rngs=False. Under `nnx.RNN` a layer draws at
-            every time step; `nnx.RNN(cell, broadcast_rngs=nnx.RngState)` makes one draw, new in
-            every call, serve the sequence.
+            (`estimators.straight_through`) and keep_rngs=False. `jax.vmap(model)` and
+            `jax.hessian(model)` need rngs made inside, `nnx.view(model, deterministic=True)`, or
+            `nnx.vmap` with `nnx.StateAxes`. Under `nnx.RNN` a layer draws at every time step;
+            `nnx.RNN(cell, broadcast_rngs=nnx.RngState)` makes one draw, new in every call, serve
+            the sequence.
         options: of every SelectiveActivation: `estimator`, `temperature`, `axis`, `groups`, ….
             Call again with another `where` for layers that need others.
 
     Raises:
-        ValueError: nothing to replace; a function is called at two widths; the converted model
-            does not run (layers stacked by `nnx.vmap` do not).
+        TypeError: an argument is of the wrong type.
+        ValueError: nothing to replace; a start outside (1/K, 1); a function that is not
+            elementwise; the converted model does not run (layers stacked by `nnx.vmap` do not).
 
     Example:
         >>> import jax.numpy as jnp
@@ -101,33 +106,32 @@ def select_activations(
         >>> from smartmixed_jax import select_activations
         >>> rngs = nnx.Rngs(0)
         >>> linear = nnx.Linear(4, 8, rngs=rngs)
-        >>> model = nnx.Sequential(linear, nnx.relu, nnx.Linear(8, 2, rngs=rngs), nnx.softmax)
-        >>> selective = select_activations(model, jnp.ones((1, 4)), rngs=rngs)
-        layers.1: relu, now selective, 8 neurons on axis -1
+        >>> model = nnx.Sequential(linear, nnx.gelu, nnx.Linear(8, 2, rngs=rngs), nnx.softmax)
+        >>> selective = select_activations(model, jnp.ones((1, 4)), rngs=rngs, report=print)
+        layers.1: gelu, now selective, 8 neurons on axis -1; gelu joined the pool
         layers.3: softmax left alone: a gate or an output, name it in functions to replace it
-        >>> selective(jnp.ones((1, 4))).shape
-        (1, 2)
+        >>> selective.eval()                            # no noise: the model as it was
+        >>> jnp.allclose(selective(jnp.ones((1, 4))), model(jnp.ones((1, 4))))
+        Array(True, dtype=bool)
     """
-    if not isinstance(model, nnx.Module):
-        raise TypeError(f"select_activations: model must be an nnx.Module, got {model!r:.60}")
-    known = tuple(functions)
-    axis = options.get("axis", -1)
-    call = _call if call is None else call
+    known = _check_arguments(model, functions, where=where, call=call, report=report)
+    call = call or (lambda model, *inputs: model(*inputs))
+    options.update(rngs=rngs, keep_rngs=keep_rngs)
     recorders = _recorded(model, call, inputs)
     result = nnx.clone(model)
     lines, layers = [], {}
     for place, recorder in zip(_places(result), recorders, strict=True):
-        taken = _is_one_of(recorder.function, known)
-        if not taken and not recorder.shapes:
-            continue  # an initializer, a dot_general, …: nothing that could be an activation
-        reason = _reason(place.path, recorder, taken, where)
-        line = f"{place.path}: {_name(recorder.function)}"
-        if reason:
+        taken = _is_one_of(place.function, known)
+        if not recorder.inputs and (not taken or place.in_config):
+            # Nothing that could be an activation; or of a config that other modules hold too.
+            continue
+        line = f"{place.path}: {_name(place.function)}"
+        if reason := _reason(place.path, recorder, taken, where):
             lines.append(f"{line} left alone: {reason}")
             continue
-        width = _width(place.path, recorder.shapes, axis)
-        layers[place] = SelectiveActivation(width, pool, rngs=rngs, keep_rngs=keep_rngs, **options)
-        lines.append(f"{line}, now selective, {width} neurons on axis {axis}")
+        layers[place], text = _converted(place, recorder.inputs, pool, start, options)
+        lines.append(f"{line}, now selective, {text}")
+    lines += _inline_calls(model, known)
     if not layers:
         raise ValueError(_nothing_found(model, lines))
     _put(layers)
@@ -144,105 +148,200 @@ def select_activations(
     return result
 
 
+class ActivationByWidth(nnx.Module):
+    """A selective layer for each of the widths at which a model calls one activation.
+
+    Args:
+        layers: width N → the layer of N neurons.
+        axis: the axis of x that holds the N neurons.
+
+    Attributes:
+        layers: nnx.Dict, the layers by their width as a string: `layers["16"]`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from smartmixed_jax import select_activations, summarize
+        >>> rngs = nnx.Rngs(0)
+        >>> class Model(nnx.Module):
+        ...     def __init__(self):
+        ...         self.linear, self.act = nnx.Linear(4, 8, rngs=rngs), nnx.relu
+        ...     def __call__(self, x):
+        ...         return self.act(self.linear(self.act(x)))
+        >>> list(summarize(select_activations(Model(), jnp.ones((1, 4)), rngs=rngs)))
+        ['act.layers.4', 'act.layers.8']
+    """
+
+    def __init__(self, layers: dict[int, SelectiveActivation], *, axis: int = -1) -> None:
+        self.layers = nnx.Dict({str(width): layers[width] for width in layers})
+        self.axis = axis
+
+    def __call__(self, x: jax.Array, *, rngs: RngSource | None = None, **keywords: Any) -> Any:
+        """x [..., N] → [..., N] by the layer of N neurons; the keywords are passed on to it.
+
+        Args:
+            x: [..., N] float.
+            rngs: as in `SelectiveActivation`.
+            keywords: `deterministic` and `temperature`, as in `SelectiveActivation`.
+
+        Raises:
+            ValueError: there is no layer for N.
+        """
+        check_floating("ActivationByWidth", "x", x)
+        width = str(x.shape[check_axis("ActivationByWidth", x, self.axis)])
+        if width not in self.layers:
+            raise ValueError(
+                f"ActivationByWidth: x{list(x.shape)} on axis {self.axis} needs a layer of {width} "
+                f"neurons, expected one of {', '.join(self.layers)}"
+            )
+        return self.layers[width](x, rngs=rngs, **keywords)
+
+
+class ConfigProxy(nnx.Pytree):
+    """A dataclass config some of whose functions are layers; everything else is the config's.
+
+    It passes for an instance of the config's class, in `isinstance` and in `dataclasses`, and the
+    config's methods and properties see the layers. It is equal to itself alone: two modules that
+    hold one config hold two proxies, with layers of their own.
+
+    Args:
+        stands_for: the config, which stays as it is.
+        replaced: names of its fields → what stands there instead.
+
+    Example:
+        >>> import dataclasses, jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from smartmixed_jax import SelectiveActivation
+        >>> from smartmixed_jax.conversion import ConfigProxy
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Config:
+        ...     width: int = 8
+        ...     act: object = nnx.relu
+        >>> proxy = ConfigProxy(Config(), {"act": SelectiveActivation(8, rngs=nnx.Rngs(0))})
+        >>> proxy.width, isinstance(proxy, Config), proxy.act(jnp.ones(8), deterministic=True).shape
+        (8, True, (8,))
+    """
+
+    def __init__(self, stands_for: Any, replaced: dict[str, Any]) -> None:
+        self.stands_for = stands_for
+        for name, value in replaced.items():
+            setattr(self, name, value)
+
+    # type() and nnx see the proxy, isinstance and dataclasses the config.
+    __class__ = property(lambda self: type(vars(self).get("stands_for", self)))  # type: ignore
+    __dataclass_fields__ = property(lambda self: self.stands_for.__dataclass_fields__)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "stands_for":  # while it is being copied
+            raise AttributeError(name)
+        defined = inspect.getattr_static(type(self.stands_for), name, None)
+        if (inspect.isfunction(defined) or isinstance(defined, property)) and name not in _items(
+            self.stands_for
+        ):
+            return defined.__get__(self)
+        return getattr(self.stands_for, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return object.__new__, (ConfigProxy,), vars(self).copy()
+
+
 # Where a model holds functions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Place:
-    """A function in a model: holder.attribute, or inside the container that is held there."""
+    """A function in a model: an attribute of `holder`, keys[0], or by keys[1:] inside of it."""
 
     path: str
     holder: nnx.Pytree
-    attribute: str
     keys: tuple[Any, ...]
     function: Callable[..., Any]
+    in_config: bool
 
 
 def _places(model: nnx.Module) -> list[_Place]:
     """The functions that the modules of a model hold, each once, in an order of their names."""
     seen: set[int] = set()
 
-    def within(path: tuple[Any, ...], holder: Any, attribute: str, keys: Any, value: Any):
+    def within(path: tuple[Any, ...], holder: nnx.Pytree, keys: Any, value: Any, configs: Any):
         if isinstance(value, nnx.Pytree):
-            yield from walk(path, value)
-        elif isinstance(value, list | tuple):
-            for index, item in enumerate(value):
-                yield from within((*path, index), holder, attribute, (*keys, index), item)
-        elif isinstance(value, dict) and all(isinstance(key, str) for key in value):
-            for key in sorted(value):
-                yield from within((*path, key), holder, attribute, (*keys, key), value[key])
-        elif callable(value) and not isinstance(value, type | nnx.Variable):
-            yield _Place(".".join(map(str, path)), holder, attribute, keys, value)
+            if not configs:  # a module inside a config is the user's own, not a copy
+                yield from walk(path, value)
+        elif callable(value):
+            if not isinstance(value, type | nnx.Variable):
+                yield _Place(".".join(map(str, path)), holder, keys, value, bool(configs))
+        elif id(value) not in configs:
+            inner = (*configs, id(value)) if dataclasses.is_dataclass(value) else configs
+            for key, item in sorted(_items(value).items()):
+                yield from within((*path, key), holder, (*keys, key), item, inner)
 
     def walk(path: tuple[Any, ...], node: nnx.Pytree) -> Iterator[_Place]:
         if id(node) in seen or isinstance(node, SelectiveActivation | MixedActivation):
             return
         seen.add(id(node))
+        own = [name for name in vars(node) if not name.startswith("_pytree__")]
+        names = _items(node) if type(node) is ConfigProxy else own
         # Sorted, because the two modes of NNX copy attributes in different orders.
-        names = (name for name in vars(node) if not name.startswith("_pytree__"))
         for name in sorted(names, key=lambda name: (len(name) if name.isdigit() else 0, name)):
-            yield from within((*path, name), node, name, (), vars(node)[name])
+            configs = () if name in own else (id(node),)
+            yield from within((*path, name), node, (name,), getattr(node, name), configs)
 
     return list(walk((), model))
 
 
+def _items(value: Any) -> dict[Any, Any]:
+    """What a container or a dataclass holds, by index, key or field; {} of anything else."""
+    if isinstance(value, dict | nnx.Dict) and all(isinstance(key, str) for key in value):
+        return dict(value)
+    # A named tuple is left alone: nothing that holds layers has both its names and its indices.
+    if isinstance(value, list | tuple | nnx.List) and not hasattr(value, "_fields"):
+        return dict(enumerate(value))
+    if dataclasses.is_dataclass(value):
+        return {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
+    return {}
+
+
 def _put(values: dict[_Place, Any]) -> None:
-    """Puts a value into each place; a container that gets a module becomes NNX's."""
-    attributes: dict[tuple[int, str], list[_Place]] = {}
-    for place in values:
-        attributes.setdefault((id(place.holder), place.attribute), []).append(place)
-    for places in attributes.values():
-        holder, attribute = places[0].holder, places[0].attribute
-        replaced = {place.keys: values[place] for place in places}
-        value = _rebuilt(vars(holder)[attribute], (), replaced)
+    """Puts a value into each place; a container or config that gets a module becomes a node."""
+    for place, new in values.items():
+        name, *keys = place.keys
+        value = _replaced(getattr(place.holder, name), keys, new)
         # The attribute was static; a module is data.
-        setattr(holder, attribute, nnx.data(value) if nnx.is_data(value) else value)
+        setattr(place.holder, name, nnx.data(value) if nnx.is_data(value) else value)
 
 
-def _rebuilt(value: Any, keys: tuple[Any, ...], replaced: dict[tuple[Any, ...], Any]) -> Any:
-    if keys in replaced:
-        return replaced[keys]
-    if isinstance(value, list | tuple):
-        items = [_rebuilt(item, (*keys, i), replaced) for i, item in enumerate(value)]
-        if any(map(nnx.is_data, items)):
-            return nnx.List(items)
-        return items if isinstance(value, list) else tuple(items)
-    if isinstance(value, dict):
-        pairs = {key: _rebuilt(item, (*keys, key), replaced) for key, item in value.items()}
-        return nnx.Dict(pairs) if any(map(nnx.is_data, pairs.values())) else pairs
-    return value
-
-
-def _is_one_of(function: Any, known: tuple[Any, ...]) -> bool:
-    while function is not None:
-        for candidate in known:
-            if function is candidate:
-                return True
-            if isinstance(candidate, type) and isinstance(function, candidate):
-                return True
-        if isinstance(function, functools.partial):
-            function = function.func
-        else:
-            function = getattr(function, "__wrapped__", None)
-    return False
+def _replaced(value: Any, keys: list[Any], new: Any) -> Any:
+    """The value with `new` at `keys` inside of it."""
+    if not keys:
+        return new
+    items = _items(value)
+    items[keys[0]] = _replaced(items[keys[0]], keys[1:], new)
+    holds_modules = any(map(nnx.is_data, items.values()))
+    if isinstance(value, dict | nnx.Dict):
+        return nnx.Dict(items) if holds_modules else items
+    if isinstance(value, list | tuple | nnx.List):
+        return nnx.List(items.values()) if holds_modules else type(value)(items.values())
+    config = value.stands_for if type(value) is ConfigProxy else value
+    old = _items(config)
+    return ConfigProxy(config, {key: items[key] for key in items if items[key] is not old[key]})
 
 
 # What they are called with
 
 
 class _Recorder:
-    """A function that notes the shapes it is applied to."""
+    """A function that notes what arrays it is applied to."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self.shapes: list[tuple[int, ...]] = []
+        self.inputs: list[jax.ShapeDtypeStruct] = []
         self.called_otherwise = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         y = self.function(*args, **kwargs)
-        x = args[0] if len(args) == 1 and not kwargs else None
-        if isinstance(x, jax.Array) and isinstance(y, jax.Array) and x.shape == y.shape:
-            self.shapes.append(x.shape)
+        x = _float_array(args[0]) if len(args) == 1 and not kwargs else None
+        if x is not None and x == _float_array(y):
+            self.inputs.append(x)
         else:
             self.called_otherwise = True
         return y
@@ -251,21 +350,30 @@ class _Recorder:
         return getattr(self.__dict__["function"], name)
 
 
-def _recorded(
-    model: nnx.Module, call: Callable[..., Any], inputs: tuple[Any, ...]
-) -> list[_Recorder]:
+def _float_array(x: Any) -> jax.ShapeDtypeStruct | None:
+    """Shape and dtype of a floating-point array; None of anything else."""
+    is_float = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype) if is_float else None
+
+
+def _recorded(model: nnx.Module, call: Any, inputs: tuple[Any, ...]) -> list[_Recorder]:
     """A recorder for each of `_places(model)`, after a run of the model."""
     copy = nnx.clone(model)
     recorders = {place: _Recorder(place.function) for place in _places(copy)}
     _put(recorders)
-    _run(copy, call, inputs)
+    try:
+        _run(copy, call, inputs)
+    except Exception as error:
+        error.add_note("select_activations: raised by the model, run with the example inputs")
+        raise
     return list(recorders.values())
 
 
-def _run(model: nnx.Module, call: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+def _run(model: nnx.Module, call: Any, inputs: tuple[Any, ...]) -> None:
     """Runs the model in evaluation mode, abstractly: nothing is computed, no state changes."""
     leaves, structure = jax.tree.flatten(inputs, is_leaf=lambda v: isinstance(v, nnx.Pytree))
-    arrays = {i: leaf for i, leaf in enumerate(leaves) if _is_traced(leaf)}
+    kinds = jax.Array | np.ndarray | jax.ShapeDtypeStruct | nnx.Pytree
+    arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, kinds)}
 
     def run(model: nnx.Module, arrays: dict[int, Any]) -> Any:
         merged = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
@@ -275,17 +383,7 @@ def _run(model: nnx.Module, call: Callable[..., Any], inputs: tuple[Any, ...]) -
     nnx.eval_shape(run, model, arrays)
 
 
-def _call(model: Any, *inputs: Any) -> Any:
-    return model(*inputs)
-
-
-def _is_traced(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct | nnx.Pytree)
-
-
-def _reason(
-    path: str, recorder: _Recorder, taken: bool, where: Callable[[str, Any], bool] | None
-) -> str | None:
+def _reason(path: str, recorder: _Recorder, taken: bool, where: Any) -> str | None:
     """Why a function is left alone; None if it is to be replaced."""
     if not taken:
         kind = "a gate or an output" if _is_one_of(recorder.function, _GATES) else "unknown"
@@ -293,38 +391,168 @@ def _reason(
     if where is not None and not where(path, recorder.function):
         return "excluded by where"
     if recorder.called_otherwise:
-        return "not called as f(x) with one array"
-    return None if recorder.shapes else "not called with the example inputs"
+        return "not called as f(x) on a float array whose shape and dtype it keeps"
+    return None if recorder.inputs else "not called with the example inputs"
 
 
-def _width(path: str, shapes: list[tuple[int, ...]], axis: int) -> int:
-    for shape in shapes:
-        if not -len(shape) <= axis < len(shape):
-            raise ValueError(
-                f"select_activations: {path}: axis {axis} is out of range for x{list(shape)}"
-            )
-    widths = {shape[axis]: shape for shape in shapes}
-    if len(widths) > 1:
-        seen = " and ".join(f"{width} (x{list(shape)})" for width, shape in widths.items())
-        raise ValueError(
-            f"select_activations: {path} is called at different widths on axis {axis}: {seen}; "
-            "give each width an attribute of its own"
+# What becomes of them
+
+
+def _converted(
+    place: _Place, inputs: list[Any], pool: Any, start: Any, options: Any
+) -> tuple[nnx.Module, str]:
+    """The layer in place of a function that is applied to the inputs, and what to report of it."""
+    where, axis = f"select_activations: {place.path}", options.get("axis", -1)
+    check_pool(where, pool)
+    widths = dict.fromkeys(x.shape[check_axis(where, x, axis)] for x in inputs)
+    text = f"{' and '.join(map(str, widths))} neurons on axis {axis}"
+    try:
+        if start is not None:
+            wanted = pool
+            pool, name = _with(place, pool)
+            options = {**options, "start": (name, start)}
+            text += "" if pool is wanted else f"; {name} joined the pool"
+        layers = {width: SelectiveActivation(width, pool, **options) for width in widths}
+        # Refuses what is not elementwise, and what the pool's form does not take.
+        jax.eval_shape(
+            lambda x: apply_choices(x, (0,), pool), jax.ShapeDtypeStruct((1,), "float32")
         )
-    return next(iter(widths))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise type(error)(f"{where}: {error}") from error
+    return ActivationByWidth(layers, axis=axis) if len(layers) > 1 else layers.popitem()[1], text
+
+
+def _with(place: _Place, pool: ActivationPool) -> tuple[ActivationPool, str]:
+    """The pool with a place's function in it, and the name that it has there."""
+    function = _simplified(place.function)
+    known = coefficients(function)
+    for name, member in zip(pool.names, pool.functions, strict=True):
+        same = known is not None and known == coefficients(_simplified(member))
+        if same or _key(member) == _key(function):
+            return pool, name
+    wanted = _name(place.function).replace(",", "")  # pools are named in lists with commas
+    wanted = place.path.rpartition(".")[2] if wanted == "<lambda>" else wanted
+    names = (wanted, *(f"{wanted}_{i}" for i in range(2, 3 + len(pool))))
+    name = next(name for name in names if name not in pool.names)
+    members = zip((*pool.names, name), (*pool.functions, function), strict=True)
+    return ActivationPool(members).with_form(pool.form), name
+
+
+_Jitted: Any = type(jax.jit(jnp.sin))
+
+
+def _is_one_of(function: Any, known: tuple[Any, ...]) -> bool:
+    """Whether a function is in `known`, by itself, under jax.jit or in a functools.partial."""
+    if any(function is k or (isinstance(k, type) and isinstance(function, k)) for k in known):
+        return True
+    if isinstance(function, _Jitted):
+        return _is_one_of(function.__wrapped__, known)
+    return isinstance(function, functools.partial) and _is_one_of(function.func, known)
+
+
+def _key(function: Any) -> Any:
+    """Equal for functions that jax.jit or a functools.partial without effect tells apart."""
+    if isinstance(function, _Jitted):
+        return _key(function.__wrapped__)
+    if not isinstance(function, functools.partial):
+        return function
+    parameters = inspect.signature(function.func).parameters
+    defaults = {name: repr(parameters[name].default) for name in parameters}
+    given = {name: repr(value) for name, value in function.keywords.items()}
+    changed = sorted(item for item in given.items() if defaults.get(item[0]) != item[1])
+    key = (_key(function.func), *map(repr, function.args), *changed)
+    return key if len(key) > 1 else key[0]
+
+
+def _simplified(function: Any) -> Any:
+    """The function as the fused form knows it, if it does; else as it is."""
+    slope = getattr(function, "keywords", {}).get("negative_slope")
+    # Below 0 the two differ in the sign of zero.
+    if isinstance(slope, float) and slope >= 0 and _key(function.func) == _key(jax.nn.leaky_relu):
+        return leaky_relu(slope)
+    return _EXPORTED.get(_key(function), function)
+
+
+_EXPORTED = {_key(f): f for f in (*HIDDEN_ACTIVATIONS, *_GATES) if not isinstance(f, type)}
+
+
+# What to say
+
+
+def _name(function: Any) -> str:
+    """The function's name, with the arguments of a functools.partial."""
+    if isinstance(function, functools.partial):
+        keywords = (f"{name}={shown(value)}" for name, value in function.keywords.items())
+        arguments = ", ".join((*map(shown, function.args), *keywords))
+        return f"{_name(function.func)}({arguments})" if arguments else _name(function.func)
+    return getattr(function, "__name__", None) or shown(function)
+
+
+def _inline_calls(model: nnx.Module, known: tuple[Any, ...]) -> list[str]:
+    """A line for every call of a known function in the methods of a model's classes."""
+    lines = {}
+    for cls in {cls for _, module in nnx.iter_modules(model) for cls in type(module).__mro__}:
+        if cls.__module__.partition(".")[0] not in ("builtins", "flax", "smartmixed_jax"):
+            for member in vars(cls).values():
+                for file, line, name in _calls_in(member, known):
+                    text = (
+                        f"{file}, line {line}: {name} in {cls.__name__} left alone: called inline"
+                    )
+                    lines[file, line, name] = f"{text}, make it an attribute"
+    return [lines[key] for key in sorted(lines)]
+
+
+def _calls_in(member: Any, known: tuple[Any, ...]) -> Iterator[tuple[str, int, str]]:
+    """(file, line, name) of every call of a known function in the source of a method."""
+    method = inspect.unwrap(getattr(member, "__func__", getattr(member, "fget", member)))
+    try:
+        source, first = inspect.getsourcelines(method)
+        tree = ast.parse("if True:\n" + "".join(source))
+        names = {**method.__globals__, **inspect.getclosurevars(method).nonlocals}
+    except (AttributeError, OSError, SyntaxError, TypeError, ValueError):
+        return  # no method, or without source, as of a class made by exec
+    for name in method.__code__.co_varnames:
+        names.pop(name, None)
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call):
+            name, *parts = ast.unparse(call.func).split(".")
+            function = names.get(name)
+            for part in parts:
+                function = getattr(function, "__dict__", {}).get(part)
+            if not isinstance(function, type) and _is_one_of(function, known):
+                file = Path(method.__code__.co_filename).name
+                yield file, first + call.lineno - 2, ".".join((name, *parts))
 
 
 def _nothing_found(model: nnx.Module, lines: list[str]) -> str:
     left = "".join(f"\n  {line}" for line in lines)
     return (
         f"select_activations: {type(model).__name__} holds no activation function as an attribute "
-        "that can be replaced. A call inside a method cannot be seen; make it an attribute:\n"
+        "that can be replaced. A call inside a method cannot; make it an attribute:\n"
         "  in __init__  + self.act = nnx.relu\n"
         "  in __call__  - x = nnx.relu(x)\n"
         f"               + x = self.act(x){left}"
     )
 
 
-def _name(function: Any) -> str:
-    if isinstance(function, functools.partial):
-        return _name(function.func)
-    return getattr(function, "__name__", None) or f"{function!r:.60}"
+# Checks
+
+
+def _check_arguments(model: Any, functions: Any, **callables: Any) -> tuple[Any, ...]:
+    """The functions as a tuple; raises TypeError if an argument is wrong.
+
+    The pool, the start and the options are checked where they are used: there the path is known.
+    """
+
+    def expect(name: str, value: Any, kind: Any, expected: str) -> None:
+        if not isinstance(value, kind):
+            raise TypeError(f"select_activations: {name} must be {expected}, got {shown(value)}")
+
+    expect("model", model, nnx.Module, "an instance of nnx.Module")
+    expect("functions", functions, Iterable, "a list of functions")
+    known = tuple(functions)
+    for function in known:
+        expect("functions", function, Callable, "a list of functions")
+    for name, value in callables.items():
+        expect(name, value, Callable | None, "a function or None")
+    return known
