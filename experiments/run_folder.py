@@ -11,6 +11,7 @@
 | summary.json | the results of the phases, the switch, versions; written last |
 | fit.npz | a fitted function beside the true one |
 | figures/ | pictures |
+| predictions.csv | for rows that the user gave to `experiments.evaluate` |
 | .lock | held by the process that writes |
 
 The same command in the same folder resumes.
@@ -29,11 +30,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from experiments.config import Config, from_json, to_json
-from experiments.objective import OBJECTIVES, Objective
+from experiments.objective import Objective, find_objective
 
 CONFIG, TASK, METRICS, SUMMARY = "config.json", "task.json", "metrics.jsonl", "summary.json"
 CHOICES, SELECTION, FIT = "choices.json", "selection.npz", "fit.npz"
-CHECKPOINTS, FIGURES, LOCK = "checkpoints", "figures", ".lock"
+CHECKPOINTS, FIGURES, PREDICTIONS, LOCK = "checkpoints", "figures", "predictions.csv", ".lock"
 
 MAY_DIFFER = ("data_dir", "run_dir", "checkpoint_seconds")
 """Fields of the config that may differ when a run is resumed."""
@@ -52,7 +53,15 @@ def folder_of(config: Config) -> Path:
     """The run's folder."""
     if config.run_dir is not None:
         return Path(config.run_dir)
-    return Path("runs") / config.task.replace("function:", "") / config.name
+    return Path("runs") / _folder_name(config.task) / config.name
+
+
+def _folder_name(task: str) -> str:
+    """function:ratio → ratio, table:data/trees.csv → trees, my_tasks:waves → my_tasks-waves."""
+    kind, _, rest = task.partition(":")
+    if kind in ("table", "arrays"):
+        return Path(rest).stem
+    return (rest if kind == "function" else task).replace(":", "-")
 
 
 def figures_folder(folder: Path) -> Path:
@@ -118,6 +127,7 @@ class TaskRecord(NamedTuple):
         source: one line, where the data came from.
         extras: what else the trained network needs, such as means and scales of standardised
             columns.
+        scale: inputs are divided by it; None for tokens.
     """
 
     name: str
@@ -127,6 +137,7 @@ class TaskRecord(NamedTuple):
     class_names: tuple[str, ...] = ()
     source: str = ""
     extras: Mapping[str, Any] = {}
+    scale: float | None = 1.0
 
 
 class LayerChoices(NamedTuple):
@@ -245,11 +256,10 @@ def _parse_json(path: Path) -> dict[str, Any]:
 
 def _parse_task(path: Path) -> TaskRecord:
     record = json.loads(path.read_text())
-    if record["objective"] not in OBJECTIVES:
-        raise ValueError(f"objective {record['objective']!r}, not one of {', '.join(OBJECTIVES)}")
+    objective = find_objective(record["objective"])
     for name in ("shape", "class_names"):
         record[name] = tuple(record[name])
-    return TaskRecord(**{**record, "objective": OBJECTIVES[record["objective"]]})
+    return TaskRecord(**{**record, "objective": objective})
 
 
 def _parse_rows(path: Path) -> list[dict[str, Any]]:
@@ -277,8 +287,20 @@ def write_config(folder: Path, config: Config) -> None:
 
 
 def write_task(folder: Path, task: TaskRecord) -> None:
-    record = {**task._asdict(), "objective": task.objective.name}
-    _write_text(folder / TASK, json.dumps(record, indent=2))
+    """Keeps what is known of the task.
+
+    Raises:
+        RunError: the folder has a run on other data.
+    """
+    text = json.dumps({**task._asdict(), "objective": task.objective.name}, indent=2)
+    stored, record = _read(folder / TASK, _parse_json) or {}, json.loads(text)
+    changed = [key for key, value in stored.items() if key != "source" and record.get(key) != value]
+    if changed:
+        raise RunError(
+            f"{folder} holds a run on other data ({', '.join(changed)} differ): use another "
+            "--run-dir"
+        )
+    _write_text(folder / TASK, text)
 
 
 def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
