@@ -6,6 +6,7 @@
 | task.json | what is known of the task beside its name: `TaskRecord` |
 | metrics.jsonl | a row per epoch |
 | checkpoints/ | the last two states, by the number of epochs done: checkpoints.py |
+| checkpoints-damaged/ | those that could not be read |
 | choices.json | what phase 2 fixed, a function table per layer |
 | selection.npz | the logits [N, K] at the switch, per layer |
 | summary.json | the results of the phases, the switch, versions; written last |
@@ -34,7 +35,8 @@ from experiments.objective import Objective, find_objective
 
 CONFIG, TASK, METRICS, SUMMARY = "config.json", "task.json", "metrics.jsonl", "summary.json"
 CHOICES, SELECTION, FIT = "choices.json", "selection.npz", "fit.npz"
-CHECKPOINTS, FIGURES, PREDICTIONS, LOCK = "checkpoints", "figures", "predictions.csv", ".lock"
+CHECKPOINTS, DAMAGED_CHECKPOINTS = "checkpoints", "checkpoints-damaged"
+FIGURES, PREDICTIONS, LOCK = "figures", "predictions.csv", ".lock"
 
 MAY_DIFFER = ("data_dir", "run_dir", "checkpoint_seconds")
 """Fields of the config that may differ when a run is resumed."""
