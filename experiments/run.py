@@ -20,6 +20,9 @@ from experiments.training.compilation import keep_compilations
 from experiments.training.train import train_and_evaluate
 from experiments.typed_json import read_fields
 
+CONFIG_HELP = """--config FILE: a config.json, of a run or by hand, also with a part of the options:
+it gives the defaults of the others."""
+
 
 def parse(arguments: Sequence[str]) -> Config:
     """Command-line arguments → Config; --preset and --task decide the defaults of the rest."""
@@ -45,7 +48,7 @@ def parse(arguments: Sequence[str]) -> Config:
     return tyro.cli(
         Config,
         prog="python -m experiments.run",
-        description=f"{__doc__}\n--config FILE: defaults from a config.json, of a run or part of one.",
+        description=f"{__doc__}\n{CONFIG_HELP}",
         default=default,
         args=others,
     )

@@ -285,7 +285,7 @@ def _parse_choices(path: Path) -> dict[str, LayerChoices]:
 
 
 def write_config(folder: Path, config: Config) -> None:
-    _write_text(folder / CONFIG, to_json(config))
+    write_text(folder / CONFIG, to_json(config))
 
 
 def write_task(folder: Path, task: TaskRecord) -> None:
@@ -302,7 +302,7 @@ def write_task(folder: Path, task: TaskRecord) -> None:
             f"{folder} holds a run on other data ({', '.join(changed)} differ): use another "
             "--run-dir"
         )
-    _write_text(folder / TASK, text)
+    write_text(folder / TASK, text)
 
 
 def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
@@ -314,12 +314,12 @@ def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
 def truncate_metrics(folder: Path, epochs: int) -> None:
     """Keeps the rows of the first `epochs` epochs: what the checkpoint knows."""
     rows = read_metrics(folder)[:epochs]
-    _write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_choices(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:
     """A table's record (`pool`, `choices`) by the path of its layer."""
-    _write_text(folder / CHOICES, json.dumps(tables))
+    write_text(folder / CHOICES, json.dumps(tables))
 
 
 def write_selection(folder: Path, logits: Mapping[str, np.ndarray]) -> None:
@@ -333,10 +333,11 @@ def write_fit(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """The last file of a run: from now on it is complete."""
-    _write_text(folder / SUMMARY, json.dumps(summary, indent=2))
+    write_text(folder / SUMMARY, json.dumps(summary, indent=2))
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
     temporary = path.with_name(path.name + ".partial")
     temporary.write_text(text)
     os.replace(temporary, path)

@@ -24,8 +24,7 @@ def read_fields(text: str, kind: type) -> dict[str, Any]:
             )
         fields[name] = tuple(value) if isinstance(value, list) else value
         if not _has_type(fields[name], hints[name]):
-            expected = str(getattr(hints[name], "__name__", hints[name])).replace("typing.", "")
-            raise ValueError(f"{name} = {value!r}: expected {expected}")
+            raise ValueError(f"{name} = {value!r}: expected {_name(hints[name])}")
     return fields
 
 
@@ -43,3 +42,9 @@ def _has_type(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is hint
+
+
+def _name(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(repr, get_args(hint)))}"
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)

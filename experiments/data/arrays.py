@@ -39,8 +39,16 @@ def load_arrays(path: Path) -> Dataset:
                 f"{path}: a {part} image has the label {min(unknown)!r}, expected one of the "
                 f"{len(classes)} of {'class_names' if 'class_names' in arrays else 'training'}"
             )
-    if len(names) < 2 or len(names) != len(classes):
+    if len(names) != len(classes):
         raise DataError(f"{path}: {len(names)} class names for {len(classes)} classes")
+    if len(classes) < 2:
+        raise DataError(f"{path}: the training images have 1 class, expected at least 2")
+    for label, count in zip(*np.unique(train_labels, return_counts=True), strict=True):
+        if count < 2:
+            raise DataError(
+                f"{path}: the class {label} has {count} training image, expected at least 2, one "
+                "for validation"
+            )
     index = {label: number for number, label in enumerate(classes.tolist())}
     train_labels, test_labels = (
         np.array([index[label] for label in labels.tolist()], np.int32)

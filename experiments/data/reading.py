@@ -152,7 +152,7 @@ def _read_npz(path: Path, extra: Sequence[str]) -> Columns:
         if array.shape not in ((len(x),), (len(x), 1)) or array.dtype.kind not in "fiubU":
             raise DataError(
                 f"{path}: {name} is {array.dtype} {list(array.shape)}, expected numbers or text "
-                f"[{len(x)}] or [{len(x)}, 1]"
+                f"[{len(x)}] or [{len(x)}, 1], one per row"
             )
         cells[name] = array.reshape(-1)
     cells = {n: a.astype(str) if a.dtype.kind == "b" else a for n, a in cells.items()}

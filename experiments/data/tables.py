@@ -26,6 +26,7 @@ LOG = logging.getLogger(__name__)
 FEW = 10
 """A column of whole numbers with at most so many distinct ones is taken as classes."""
 MOST_CATEGORIES = 100
+LEAST_ROWS = 6
 PARTS = ("train", "validation", "test")
 
 
@@ -67,22 +68,11 @@ class Table(NamedTuple):
 
 def load_table(path: Path, options: Options) -> Table:
     """Reads, checks, splits and encodes a table; DataError names what does not fit."""
-    extra = [options.split_column] if options.split_column else []
-    columns = read_columns(path, extra)
-    names = list(columns.cells)
+    split = [options.split_column] if options.split_column else []
+    columns = read_columns(path, split)
     target = options.target or ("y" if path.suffix.lower() == ".npz" else "")
-    if not target:
-        raise DataError(f"{path}: --target says which column to predict: {', '.join(names)}")
-    for option, given in (
-        ("target", [target]),
-        ("split_column", extra),
-        ("inputs", list(options.inputs)),
-    ):
-        require_columns(columns, given, f"{option}: ")
-    if {target, *extra} & set(options.inputs) or target in extra:
-        raise DataError(f"{path}: a column is the target, the split or an input, only one of them")
-    inputs = options.inputs or [name for name in names if name not in (target, *extra)]
-
+    _check_roles(columns, target, split, options.inputs)
+    others = [name for name in columns.cells if name not in (target, *split)]
     classes = _classes(columns, target, options.target_kind)
     if classes is None:
         rows = _parts(columns, options, None, ())
@@ -90,10 +80,28 @@ def load_table(path: Path, options: Options) -> Table:
     else:
         target_column = Column(target, categories=classes)
         rows = _parts(columns, options, indices_of(columns, target_column), classes)
-    encoding = Encoding(_input_columns(columns, inputs, rows["train"]), target_column)
+    input_columns = _input_columns(columns, options.inputs or others, rows["train"])
+    encoding = Encoding(input_columns, target_column)
     x, y = encode_inputs(columns, encoding), encode_target(columns, encoding)
     parts = {part: (x[rows[part]], y[rows[part]]) for part in PARTS}
     return Table(parts, encoding, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _check_roles(
+    columns: Columns, target: str, split: Sequence[str], inputs: Sequence[str]
+) -> None:
+    path, names = columns.path, columns.cells
+    if not target:
+        raise DataError(f"{path}: --target says which column to predict: {', '.join(names)}")
+    if columns.size < LEAST_ROWS:
+        few = f"{columns.size} row{'s' * (columns.size > 1)}"
+        raise DataError(f"{path}: {few}, expected at least {LEAST_ROWS}")
+    if "," in target and target not in names:
+        raise DataError(f"{path}: target = {target!r}: expected one column, a run predicts one")
+    for option, given in (("target", [target]), ("split_column", split), ("inputs", inputs)):
+        require_columns(columns, given, f"{option}: ")
+    if {target, *split} & set(inputs) or target in split:
+        raise DataError(f"{path}: a column is the target, the split or an input, only one of them")
 
 
 # The target

@@ -261,8 +261,8 @@ class Chosen(nnx.Module):
         self.axis = layer.axis
         self.dtype = layer.dtype
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [..., N] → [..., N]."""
+    def __call__(self, x: jax.Array, *, rngs: Any = None) -> jax.Array:
+        """x [..., N] → [..., N]; rngs are ignored."""
         x = x if self.dtype is None else x.astype(self.dtype)
         choices = self.choices[...]
         # Weights without a tangent: no gradient to them is computed.

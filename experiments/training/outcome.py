@@ -80,7 +80,8 @@ def switch_phase(run: Run, phase: PhaseState) -> nnx.Module:
     model = nnx.view(phase.model(), temperature=config.final_temperature)
     report: dict[str, Any] = switch_report(model, score, noise)
     switched = networks.switch(model, config, task)
-    report["start"] = score(switched, noise)
+    quiet = nnx.view(switched, deterministic=True, raise_if_not_found=False)  # dropout off
+    report["start"] = score(quiet, noise)
     report["layers"] = summarize(model)
     run_folder.write_selection(run.folder, selection_logits(model))
     tables = {

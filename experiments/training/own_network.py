@@ -123,10 +123,11 @@ def require_trainable(
             f"{name} fails on inputs {list(inputs.shape)} ({one_line(error)})"
         ) from error
     shape = (*inputs.shape[: 1 + task.takes_tokens], task.out_features)
-    if getattr(outputs, "shape", None) != shape or not jnp.issubdtype(outputs.dtype, np.floating):
+    is_array = isinstance(outputs, jax.ShapeDtypeStruct)
+    if not is_array or outputs.shape != shape or not jnp.issubdtype(outputs.dtype, np.floating):
+        found = f"{outputs.dtype} {list(outputs.shape)}" if is_array else type(outputs).__name__
         raise ValueError(
-            f"{name} returns {outputs} for inputs {list(inputs.shape)}, expected floats "
-            f"{list(shape)}"
+            f"{name} returns {found} for inputs {list(inputs.shape)}, expected floats {list(shape)}"
         )
 
 
@@ -136,14 +137,22 @@ def call(model: Any, x: jax.Array, key: jax.Array) -> jax.Array:
     The model is called as `model(x, rngs=rngs)` if it takes rngs, else as `model(x)`; streams that
     it keeps are set to begin with the key.
     """
-    kept = nnx.to_flat_state(nnx.state(model, nnx.RngKey))
-    fresh = []
-    for number, (path, variable) in enumerate(kept):
-        drawn, shape = jax.random.fold_in(key, number), variable.get_value().shape
-        fresh.append((path, variable.replace(jax.random.split(drawn, shape) if shape else drawn)))
-    if fresh:
+    kept = nnx.to_flat_state(nnx.state(model, nnx.RngState))
+    if kept:
+        fresh = [
+            (path, variable.replace(_begun(variable, jax.random.fold_in(key, number))))
+            for number, (path, variable) in enumerate(kept)
+        ]
         nnx.update(model, nnx.from_flat_state(fresh))
     parameters = inspect.signature(model.__call__).parameters.values()
     if any(p.name == "rngs" or p.kind == p.VAR_KEYWORD for p in parameters):
         return model(x, rngs=nnx.Rngs(jax.random.fold_in(key, len(kept))))
     return model(x)
+
+
+def _begun(variable: nnx.Variable, key: jax.Array) -> jax.Array:
+    """The key or the count of a stream at its beginning, alike for stacked streams."""
+    value = variable.get_value()
+    if isinstance(variable, nnx.RngCount):
+        return jnp.zeros_like(value)
+    return jax.random.split(key, value.shape) if value.shape else key
