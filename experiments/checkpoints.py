@@ -41,12 +41,15 @@ class DamagedCheckpoint(RuntimeError):
 class Checkpoints:
     """The last two states of a run, each with its position, on disk through Orbax."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         self._folder = folder
         self._manager = ocp.CheckpointManager(
             (folder / CHECKPOINTS).absolute(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+                max_to_keep=2,
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
             ),
             item_names=("state", "position"),
         )
@@ -94,6 +97,21 @@ class Checkpoints:
         with _reading(epochs):
             leaves = self._manager.restore(epochs, args=args).state
             return jax.tree.unflatten(jax.tree.structure(state), [leaves[name] for name in target])
+
+    def restore_part(self, epochs: int, name: str, part: Any) -> Any:
+        """One field of the saved state, in the structure of `part`; errors as `restore_state`.
+
+        Of a `Checkpoints` that has restored no state yet.
+        """
+        target = {f"{name}.{path}": leaf for path, leaf in _named_leaves(part).items()}
+        restore = ocp.args.PyTreeRestore(
+            target,
+            ocp.checkpoint_utils.construct_restore_args(target),
+            partial_restore=True,
+        )
+        with _reading(epochs):
+            leaves = self._manager.restore(epochs, args=ocp.args.Composite(state=restore)).state
+            return jax.tree.unflatten(jax.tree.structure(part), [leaves[name] for name in target])
 
     def set_aside(self, epochs: int) -> Path:
         """Moves a checkpoint out of the way, to the folder that is returned; nothing is deleted."""

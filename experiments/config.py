@@ -2,10 +2,14 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from smartmixed_jax import EXTENDED_POOL, PAPER_POOL, REGRESSION_POOL, ActivationPool
+from experiments.pools import POOLS as POOLS
+from experiments.pools import find_pool
+from experiments.typed_json import read_fields
+from smartmixed_jax import ActivationPool
 
 ARCHITECTURES: dict[int, tuple[int, ...]] = {
     1: (512,),
@@ -29,17 +33,11 @@ ARCHITECTURES: dict[int, tuple[int, ...]] = {
 }
 """Hidden widths: the paper's 17, and the one its table loses to a duplicate key (18)."""
 
-POOLS: dict[str, ActivationPool] = {
-    "paper": PAPER_POOL,
-    "regression": REGRESSION_POOL,
-    "extended": EXTENDED_POOL,
-}
-
 Preset = Literal["published", "described", "recommended"]
 PRESET_NAMES = get_args(Preset)
 Control = Literal["learned", "shuffled", "random", "majority"]
 CONTROLS = get_args(Control)
-Network = Literal["mlp", "conv", "resnet20", "transformer"]
+NETWORKS = ("mlp", "conv", "resnet20", "transformer")
 Dtype = Literal["float32", "bfloat16"]
 DTYPES = get_args(Dtype)
 
@@ -52,17 +50,21 @@ class Config:
     """Where the defaults come from: the paper's code with its faults (published), the paper's
     abstract (described), or ours (recommended). See README."""
     task: str = "digits"
-    """What is learned: digits, mnist, fashion_mnist, cifar10, tiny_shakespeare, or function:NAME,
-    NAME from experiments/data/functions.py."""
+    """What is learned: digits, mnist, fashion_mnist, cifar10, tiny_shakespeare; function:NAME, a
+    function to fit from experiments/data/functions.py; or what is yours (docs/your_data.md):
+    table:FILE.csv, arrays:FILE.npz, function:MODULE:NAME, or MODULE:NAME, which returns a Task."""
     method: str = "two_phase"
     """two_phase, or uniform:NAME: one function of the pool for every neuron, one phase of
     selective_epochs + mixed_epochs."""
-    pool: Literal["paper", "regression", "extended"] = "paper"
-    """The functions to choose from."""
+    pool: str = "paper"
+    """The functions to choose from: paper, regression or extended; names of their functions, such
+    as relu,tanh,sin; or your ActivationPool MODULE:NAME."""
     variance_matched: bool = False
     """Shift and scale each function of the pool to mean 0 and second moment 1 under N(0, 1)."""
-    network: Network = "mlp"
-    """mlp; conv or resnet20 for images; transformer for text, and text takes no other."""
+    network: str = "mlp"
+    """mlp; conv or resnet20 for images; transformer for text, and text takes no other of these; or
+    MODULE:NAME, your function of input_shape, out_features, activation, rngs that returns an
+    nnx.Module."""
     architecture: int = 3
     """Hidden widths of an mlp by number, 1–18 (the paper's table); 3 is 512-256-128-64."""
     hidden: tuple[int, ...] = ()
@@ -120,11 +122,26 @@ class Config:
     control: Control = "learned"
     """What phase 2 fixes: the learned choices, or a control: the same counts on shuffled neurons
     of the layer, uniformly random ones, or the most chosen function of the layer everywhere."""
+    target: str = ""
+    """Of a table: the column to predict."""
+    target_kind: Literal["auto", "values", "classes"] = "auto"
+    """Of a table: fit the target as values or as classes; auto takes text, true and false, and
+    whole numbers with at most 10 distinct ones as classes."""
+    inputs: tuple[str, ...] = ()
+    """Of a table: the columns that the network sees; none: all but target and split_column."""
+    split_column: str = ""
+    """Of a table: the column that holds train, validation or test for each row; none: rows are
+    drawn with the seed."""
     validation_fraction: float = 0.1
-    """Of the training images, stratified; always the same split (seed 42)."""
+    """Of the training images, stratified, always the same split (seed 42); of a table's rows."""
+    test_fraction: float = 0.15
+    """Of a table's rows."""
+    range: tuple[float, float] = (-2.0, 2.0)
+    """Of a function: the lowest and highest value of each variable in training; beyond it, up to
+    1.5 times as wide, the fit is tested outside."""
     data_dir: str | None = None
     """Folder with prepared TFDS data, raw files or NAME.npz; default $TFDS_DATA_DIR, then
-    ~/tensorflow_datasets, then a download."""
+    ~/tensorflow_datasets, then a download. A table or arrays are looked for here too."""
     run_dir: str | None = None
     """The run's folder; default runs/TASK/NAME. The same command again resumes."""
     checkpoint_seconds: float = 60.0
@@ -139,13 +156,18 @@ class Config:
         return self.hidden or ARCHITECTURES[self.architecture]
 
     @property
-    def has_convolutions(self) -> bool:
-        return self.network in ("conv", "resnet20")
+    def has_own_network(self) -> bool:
+        """The network is the user's, MODULE:NAME."""
+        return ":" in self.network
 
     @property
     def activation_pool(self) -> ActivationPool:
-        """The pool of the mixed phase; `clamp` wraps it in phase 1 only."""
-        pool = POOLS[self.pool]
+        """The pool of the mixed phase; `clamp` wraps it in phase 1 only.
+
+        Raises:
+            ValueError: it is the user's and cannot be imported.
+        """
+        pool = find_pool(self.pool)
         return pool.variance_matched() if self.variance_matched else pool
 
     @property
@@ -153,7 +175,7 @@ class Config:
         """The default folder of the run below runs/TASK."""
         network = "x".join(map(str, self.hidden)) or f"arch{self.architecture}"
         if self.network != "mlp":
-            network = self.network
+            network = self.network.replace(":", "-")
         return f"{self.preset}-{network}-{self.variant.replace(':', '-')}-seed{self.seed}"
 
     @property
@@ -174,12 +196,12 @@ def _validate(config: Config) -> None:
             raise ValueError(f"{field} = {getattr(config, field)!r}: expected {expected}")
 
     require(config.preset in PRESET_NAMES, "preset", f"one of {', '.join(PRESET_NAMES)}")
-    require(config.pool in POOLS, "pool", f"one of {', '.join(POOLS)}")
     require(config.control in CONTROLS, "control", f"one of {', '.join(CONTROLS)}")
     require(config.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}")
-    names = POOLS[config.pool].names
-    methods = ("two_phase", *(f"uniform:{name}" for name in names))
-    require(config.method in methods, "method", f"one of {', '.join(methods)}")
+    known = config.network in NETWORKS or config.has_own_network
+    require(known, "network", f"one of {', '.join(NETWORKS)}, MODULE:NAME")
+    if ":" not in config.pool:  # a run folder is read where the user's modules may not be
+        check_method(config)
     require(config.architecture in ARCHITECTURES, "architecture", "1 to 18")
     require(all(width > 0 for width in config.hidden), "hidden", "positive widths")
     for field in ("selective_epochs", "mixed_epochs", "batch_size"):
@@ -194,7 +216,18 @@ def _validate(config: Config) -> None:
         "warmup",
         "a fraction in [0, 1) of the run's steps, no warm-up longer than the run",
     )
-    require(0 < config.validation_fraction < 1, "validation_fraction", "in (0, 1)")
+    for field in ("validation_fraction", "test_fraction"):
+        require(0 < getattr(config, field) < 1, field, "in (0, 1)")
+    low, high = config.range
+    ordered = math.isfinite(low) and math.isfinite(high) and low < high
+    require(ordered, "range", "two finite numbers, the lower first")
+
+
+def check_method(config: Config) -> None:
+    """Raises ValueError for a method that the pool does not have, or a pool that there is not."""
+    methods = ("two_phase", *(f"uniform:{name}" for name in find_pool(config.pool).names))
+    if config.method not in methods:
+        raise ValueError(f"method = {config.method!r}: expected one of {', '.join(methods)}")
 
 
 @dataclass(frozen=True)
@@ -230,6 +263,5 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """The config that `to_json` wrote; an unknown field is a TypeError."""
-    record = json.loads(text)
-    return Config(**{**record, "hidden": tuple(record["hidden"])})
+    """The config that `to_json` wrote; ValueError for an unknown field or a wrong type."""
+    return Config(**read_fields(text, Config))

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from experiments import figures, report
-from experiments.config import POOLS, Config
+from experiments.config import Config
 from experiments.grid import crossed
+from experiments.pools import POOLS
 from experiments.presets import default_config
 from experiments.run_folder import folder_of, read_finished
 from experiments.training.compilation import keep_compilations

@@ -1,7 +1,8 @@
 """What a task trains for, and how its results are told: one `Objective` per kind of task.
 
 Training, reports and figures ask the objective of a task and nothing else about its kind. A new
-kind of task needs an instance here and an entry in `OBJECTIVES`.
+kind of task needs an instance here and an entry in `OBJECTIVES`, if none of these fits; one of the
+user's is found by its place, MODULE:NAME.
 """
 
 import dataclasses
@@ -13,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from experiments.importing import load_object
 
 Criterion = Callable[[jax.Array, jax.Array], jax.Array]
 """(outputs float32 [B, ..., K], labels [B, ...]) → a number per prediction, [B, ...]."""
@@ -207,6 +210,18 @@ REGRESSION = Objective(
     normalized=True,
 )
 
+COLUMN_REGRESSION = dataclasses.replace(
+    REGRESSION,
+    name="column_regression",
+    loss_name="mean squared error, standardised",
+    columns={
+        "test error": ("test_normalized_error", _scientific),
+        "test RMSE": ("test_rmse", _four_digits),
+    },
+    note="the error is MSE / Var y, the RMSE has the unit of the column",
+)
+"""Of a table: the network fits the standardised column."""
+
 NEXT_CHARACTER = dataclasses.replace(
     CLASSIFICATION,
     name="next_character",
@@ -239,11 +254,24 @@ OBJECTIVES: dict[str, Objective] = {
         CLASSIFICATION,
         DOUBLE_SOFTMAX,
         REGRESSION,
+        COLUMN_REGRESSION,
         NEXT_CHARACTER,
         NEXT_CHARACTER_DOUBLE_SOFTMAX,
     )
 }
 """By the name that a run folder's task.json holds."""
+
+
+def find_objective(name: str) -> Objective:
+    """The objective of that name, or the user's that is called MODULE:NAME; ValueError if none."""
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    if ":" not in name:
+        raise ValueError(f"objective {name!r}, not one of {', '.join(OBJECTIVES)}")
+    objective = load_object("objective", name)
+    if not isinstance(objective, Objective):
+        raise ValueError(f"objective {name!r} is a {type(objective).__name__}")
+    return dataclasses.replace(objective, name=name)
 
 
 def with_double_softmax(objective: Objective) -> Objective:

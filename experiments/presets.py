@@ -113,10 +113,26 @@ RECOMMENDED: dict[str, Recommended] = {
             initialization="normal",
         ),
     ),
+    "table:": Recommended(
+        "ours: networks d-64-64 that choose among eight functions",
+        "?",
+        "?",
+        dict(
+            hidden=(64, 64),
+            selective_epochs=20,
+            mixed_epochs=40,
+            steps_per_epoch=100,
+            learning_rate=3e-3,
+            logit_learning_rate=1e-2,
+            schedule="cosine_restart",
+            select_epoch="lowest_loss",
+        ),
+    ),
 }
 """By task, or by the part of its name up to the colon. A task that is not here has no changes."""
 
 ALWAYS: dict[str, dict[str, Any]] = {
+    "table:": dict(pool="regression", double_softmax=False, validation_fraction=0.15),
     "tiny_shakespeare": dict(network="transformer"),
     "function:": dict(pool="regression", double_softmax=False),
 }

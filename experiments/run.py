@@ -5,8 +5,11 @@ prints its results when it is complete.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from experiments.config import PRESET_NAMES, Config
 from experiments.data import DataError
@@ -15,6 +18,10 @@ from experiments.presets import default_config
 from experiments.run_folder import RunError, figures_folder
 from experiments.training.compilation import keep_compilations
 from experiments.training.train import train_and_evaluate
+from experiments.typed_json import read_fields
+
+CONFIG_HELP = """--config FILE: a config.json, of a run or by hand, also with a part of the options:
+it gives the defaults of the others."""
 
 
 def parse(arguments: Sequence[str]) -> Config:
@@ -24,18 +31,35 @@ def parse(arguments: Sequence[str]) -> Config:
     except ImportError:
         raise RunError("the command line needs tyro: pip install tyro") from None
 
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config")
+    file, others = files.parse_known_args(arguments)
+    given = {} if file.config is None else read_config(Path(file.config))
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="recommended", choices=PRESET_NAMES)
-    first.add_argument("--task", default="digits")
-    chosen, _ = first.parse_known_args(arguments)
+    first.add_argument("--preset", default=given.get("preset", "recommended"), choices=PRESET_NAMES)
+    first.add_argument("--task", default=given.get("task", "digits"))
+    chosen, _ = first.parse_known_args(others)
     find_kind(chosen.task)
+    default = default_config(chosen.preset, chosen.task)
+    try:
+        default = dataclasses.replace(default, **(given | vars(chosen)))
+    except ValueError as error:
+        raise ValueError(f"{file.config}: {error}") from None
     return tyro.cli(
         Config,
         prog="python -m experiments.run",
-        description=__doc__,
-        default=default_config(chosen.preset, chosen.task),
-        args=list(arguments),
+        description=f"{__doc__}\n{CONFIG_HELP}",
+        default=default,
+        args=others,
     )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Some fields of a config from a JSON file; ValueError names the file and what is wrong."""
+    try:
+        return read_fields(path.read_text(), Config)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def exit_status(work: Callable[[], int]) -> int:

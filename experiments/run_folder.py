@@ -12,6 +12,7 @@
 | summary.json | the results of the phases, the switch, versions; written last |
 | fit.npz | a fitted function beside the true one |
 | figures/ | pictures |
+| predictions.csv | for rows that the user gave to `experiments.evaluate` |
 | .lock | held by the process that writes |
 
 The same command in the same folder resumes.
@@ -30,12 +31,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from experiments.config import Config, from_json, to_json
-from experiments.objective import OBJECTIVES, Objective
+from experiments.objective import Objective, find_objective
 
 CONFIG, TASK, METRICS, SUMMARY = "config.json", "task.json", "metrics.jsonl", "summary.json"
 CHOICES, SELECTION, FIT = "choices.json", "selection.npz", "fit.npz"
 CHECKPOINTS, DAMAGED_CHECKPOINTS = "checkpoints", "checkpoints-damaged"
-FIGURES, LOCK = "figures", ".lock"
+FIGURES, PREDICTIONS, LOCK = "figures", "predictions.csv", ".lock"
 
 MAY_DIFFER = ("data_dir", "run_dir", "checkpoint_seconds")
 """Fields of the config that may differ when a run is resumed."""
@@ -54,7 +55,15 @@ def folder_of(config: Config) -> Path:
     """The run's folder."""
     if config.run_dir is not None:
         return Path(config.run_dir)
-    return Path("runs") / config.task.replace("function:", "") / config.name
+    return Path("runs") / _folder_name(config.task) / config.name
+
+
+def _folder_name(task: str) -> str:
+    """function:ratio → ratio, table:data/trees.csv → trees, my_tasks:waves → my_tasks-waves."""
+    kind, _, rest = task.partition(":")
+    if kind in ("table", "arrays"):
+        return Path(rest).stem
+    return (rest if kind == "function" else task).replace(":", "-")
 
 
 def figures_folder(folder: Path) -> Path:
@@ -120,6 +129,7 @@ class TaskRecord(NamedTuple):
         source: one line, where the data came from.
         extras: what else the trained network needs, such as means and scales of standardised
             columns.
+        scale: inputs are divided by it; None for tokens.
     """
 
     name: str
@@ -129,6 +139,7 @@ class TaskRecord(NamedTuple):
     class_names: tuple[str, ...] = ()
     source: str = ""
     extras: Mapping[str, Any] = {}
+    scale: float | None = 1.0
 
 
 class LayerChoices(NamedTuple):
@@ -247,11 +258,10 @@ def _parse_json(path: Path) -> dict[str, Any]:
 
 def _parse_task(path: Path) -> TaskRecord:
     record = json.loads(path.read_text())
-    if record["objective"] not in OBJECTIVES:
-        raise ValueError(f"objective {record['objective']!r}, not one of {', '.join(OBJECTIVES)}")
+    objective = find_objective(record["objective"])
     for name in ("shape", "class_names"):
         record[name] = tuple(record[name])
-    return TaskRecord(**{**record, "objective": OBJECTIVES[record["objective"]]})
+    return TaskRecord(**{**record, "objective": objective})
 
 
 def _parse_rows(path: Path) -> list[dict[str, Any]]:
@@ -275,12 +285,24 @@ def _parse_choices(path: Path) -> dict[str, LayerChoices]:
 
 
 def write_config(folder: Path, config: Config) -> None:
-    _write_text(folder / CONFIG, to_json(config))
+    write_text(folder / CONFIG, to_json(config))
 
 
 def write_task(folder: Path, task: TaskRecord) -> None:
-    record = {**task._asdict(), "objective": task.objective.name}
-    _write_text(folder / TASK, json.dumps(record, indent=2))
+    """Keeps what is known of the task.
+
+    Raises:
+        RunError: the folder has a run on other data.
+    """
+    text = json.dumps({**task._asdict(), "objective": task.objective.name}, indent=2)
+    stored, record = _read(folder / TASK, _parse_json) or {}, json.loads(text)
+    changed = [key for key, value in stored.items() if key != "source" and record.get(key) != value]
+    if changed:
+        raise RunError(
+            f"{folder} holds a run on other data ({', '.join(changed)} differ): use another "
+            "--run-dir"
+        )
+    write_text(folder / TASK, text)
 
 
 def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
@@ -292,12 +314,12 @@ def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
 def truncate_metrics(folder: Path, epochs: int) -> None:
     """Keeps the rows of the first `epochs` epochs: what the checkpoint knows."""
     rows = read_metrics(folder)[:epochs]
-    _write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_choices(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:
     """A table's record (`pool`, `choices`) by the path of its layer."""
-    _write_text(folder / CHOICES, json.dumps(tables))
+    write_text(folder / CHOICES, json.dumps(tables))
 
 
 def write_selection(folder: Path, logits: Mapping[str, np.ndarray]) -> None:
@@ -311,10 +333,11 @@ def write_fit(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """The last file of a run: from now on it is complete."""
-    _write_text(folder / SUMMARY, json.dumps(summary, indent=2))
+    write_text(folder / SUMMARY, json.dumps(summary, indent=2))
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
     temporary = path.with_name(path.name + ".partial")
     temporary.write_text(text)
     os.replace(temporary, path)

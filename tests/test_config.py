@@ -72,7 +72,7 @@ def test_json_round_trip(preset, task):
 
 def test_an_unknown_field_is_an_error():
     record = {**json.loads(to_json(default_config())), "learning_rat": 1.0}
-    with pytest.raises(TypeError, match="learning_rat"):
+    with pytest.raises(ValueError, match="unknown field 'learning_rat': is learning_rate meant"):
         from_json(json.dumps(record))
 
 

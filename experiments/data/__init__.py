@@ -7,5 +7,6 @@ experiments.data` keeps it as one file. `tasks.py` makes every kind of data a `T
 from experiments.data.datasets import Dataset
 from experiments.data.images import load
 from experiments.data.sources import DataError
+from experiments.data.task import Split, Task
 
-__all__ = ["DataError", "Dataset", "load"]
+__all__ = ["DataError", "Dataset", "Split", "Task", "load"]

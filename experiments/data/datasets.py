@@ -12,6 +12,28 @@ from experiments.data.sources import DataError
 ARRAYS = ("train_inputs", "train_labels", "test_inputs", "test_labels")
 """The four arrays of a set, in the order in which every reader returns them."""
 
+KERAS_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+"""The same, as the NPZ files of Keras call them."""
+
+
+def pick_arrays(arrays: Mapping[str, np.ndarray], path: object) -> list[np.ndarray]:
+    """The four arrays of a set in the order of `ARRAYS`; DataError if they are not there."""
+    if set(ARRAYS) <= arrays.keys():
+        return [arrays[name] for name in ARRAYS]
+    if set(KERAS_ARRAYS) <= arrays.keys():
+        return as_images([arrays[name] for name in KERAS_ARRAYS])
+    raise DataError(
+        f"{path}: expected the arrays {', '.join(ARRAYS)}, or {', '.join(KERAS_ARRAYS)}; "
+        f"found {', '.join(arrays) or 'none'}"
+    )
+
+
+def as_images(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The four arrays, images [M, H, W] with a channel, labels [M, 1] without their axis."""
+    images = [array[..., None] if array.ndim == 3 else array for array in arrays[::2]]
+    labels = [array[:, 0] if array.shape[1:] == (1,) else array for array in arrays[1::2]]
+    return [images[0], labels[0], images[1], labels[1]]
+
 
 _IDX_FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
 _IDX_FILES += ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
@@ -135,7 +157,8 @@ class Dataset:
     """A labelled image set in memory, split as it was published.
 
     Attributes:
-      train_inputs, test_inputs: uint8 [M, H, W, C], values in [0, scale].
+      train_inputs, test_inputs: uint8 [M, H, W, C], values in [0, scale]; of the user's own
+        arrays float32 too.
       train_labels, test_labels: int32 [M], values in [0, len(class_names)).
       scale: the input value that maps to 1.0.
       source: one line, where these arrays came from.

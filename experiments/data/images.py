@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data.datasets import ARRAYS, DATASETS, Dataset, checked
+from experiments.data.datasets import DATASETS, Dataset, checked, pick_arrays
 from experiments.data.decoding import find_raw, read_prepared, read_raw
 from experiments.data.sources import (
     DataError,
@@ -135,17 +135,20 @@ def write_npz(dataset: Dataset, path: str | os.PathLike[str]) -> None:
 
 
 def read_npz(name: str, path: str | os.PathLike[str]) -> Dataset:
-    """Reads what `write_npz` wrote; DataError if the file is damaged or holds another data set."""
+    """Reads what `write_npz` wrote, or Keras' file; DataError if it is damaged or another set."""
     try:
         # Opened here, because np.load leaves a damaged file open.
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays, source = [file[key] for key in ARRAYS], str(file["source"])
+            arrays = dict(file)
     except Exception as error:  # a damaged zip raises any of a dozen unrelated types
         raise DataError(
-            f"{name}: {path} is damaged or not made by experiments.data"
-            f" ({describe_error(error)}); delete it or make it anew"
+            f"{name}: {path} is damaged ({describe_error(error)}); delete it or make it anew"
         ) from error
-    return checked(name, arrays, source, where=str(path))
+    try:
+        picked = pick_arrays(arrays, path)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+    return checked(name, picked, str(arrays.get("source", "its arrays")), where=str(path))
 
 
 Read = Callable[[str, Sequence[Path]], Dataset]

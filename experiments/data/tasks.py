@@ -1,99 +1,35 @@
-"""What a run trains on: every kind of data becomes a `Task`, its splits on the device.
+"""The kinds of tasks, and how the `Task` of a config is had.
 
-A new kind of data set needs a function from a config to a `Task`, and an entry in `TASKS`.
+A new kind of data needs a function from a config to a `Task`, and an entry in `TASKS`.
 """
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import Config
-from experiments.data import functions, images
-from experiments.data.datasets import DATASETS
+from experiments.data import arrays, functions, images, tables
+from experiments.data.datasets import DATASETS, Dataset
+from experiments.data.encoding import Column, Encoding
+from experiments.data.own_tasks import find_maker, make_task
+from experiments.data.reading import find_file
 from experiments.data.splits import stratified_split
+from experiments.data.task import Split, Task
 from experiments.data.text import load_text
 from experiments.objective import (
     CLASSIFICATION,
+    COLUMN_REGRESSION,
     NEXT_CHARACTER,
     REGRESSION,
-    Objective,
     with_double_softmax,
 )
-from experiments.run_folder import TaskRecord
+from experiments.presets import default_config
 
-
-class Split(NamedTuple):
-    """Inputs and labels of M examples.
-
-    Attributes:
-        inputs: images uint8 [M, H, W, C], points float32 [M, d], or characters uint8 [M, T].
-        labels: classes int32 [M], values float32 [M, 1], or the next characters uint8 [M, T].
-    """
-
-    inputs: jax.Array
-    labels: jax.Array
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """A problem with its data: all that training, reports and figures know of it.
-
-    Attributes:
-        name: as in the config.
-        splits: `train`, `validation` and `test`; of a function also `outside` (beyond the box that
-            the training points fill). Every split has the same shapes but for M.
-        objective: loss, score, and how results are told.
-        out_features: classes, characters, or 1.
-        scale: inputs are divided by it, as float32, inside the compiled step; None for tokens,
-            which a network takes as int32.
-        class_names: in the order of the labels; empty where there are none.
-        source: one line, where the data came from.
-        seeded: the data are drawn with the run's seed, so that runs of two seeds share nothing.
-        extras: what else is needed to use the trained network later, as JSON takes it.
-        tabulate_fit: for a problem whose true function is known: the trained function, inputs
-            [B, d] → values [B], → the arrays of fit.npz.
-    """
-
-    name: str
-    splits: Mapping[str, Split]
-    objective: Objective
-    out_features: int
-    scale: float | None = 1.0
-    class_names: tuple[str, ...] = ()
-    source: str = ""
-    seeded: bool = False
-    extras: Mapping[str, Any] = field(default_factory=dict)
-    tabulate_fit: Callable[[functions.Fitted], dict[str, np.ndarray]] | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one input."""
-        return self.splits["train"].inputs.shape[1:]
-
-    @property
-    def takes_tokens(self) -> bool:
-        return self.scale is None
-
-    @property
-    def has_images(self) -> bool:
-        return len(self.shape) == 3
-
-    def record(self) -> TaskRecord:
-        """What the run folder keeps of it."""
-        return TaskRecord(
-            name=self.name,
-            objective=self.objective,
-            shape=self.shape,
-            out_features=self.out_features,
-            class_names=self.class_names,
-            source=self.source,
-            extras=dict(self.extras),
-        )
+__all__ = ["TASKS", "Kind", "Loader", "Split", "Task", "find_kind", "load_task"]
 
 
 class Kind(NamedTuple):
@@ -103,11 +39,13 @@ class Kind(NamedTuple):
         load: the task of a config; a DataError or ValueError says what is missing.
         reads: the fields of the config, beside `task`, that the data depend on.
         check: raises ValueError for a name that no such task has, before any data are read.
+        argument: what follows the colon, for the list of tasks.
     """
 
     load: Callable[[Config], Task]
     reads: tuple[str, ...]
     check: Callable[[str], Any] = lambda name: None
+    argument: str = ""
 
 
 def load_task(config: Config) -> Task:
@@ -117,7 +55,9 @@ def load_task(config: Config) -> Task:
         ValueError: there is no such task, or it has no use for an option of the config.
         DataError: the data cannot be had.
     """
-    task = find_kind(config.task).load(config)
+    kind = find_kind(config.task)
+    _refuse_unread(config, kind)
+    task = kind.load(config)
     if config.double_softmax:
         task = replace(task, objective=with_double_softmax(task.objective))
     if config.augment and not task.has_images:
@@ -125,13 +65,28 @@ def load_task(config: Config) -> Task:
     return task
 
 
+def _refuse_unread(config: Config, kind: Kind) -> None:
+    """Raises ValueError for an option that says something of data which the task has not."""
+    default = default_config(config.preset, config.task)
+    for name in DATA_OPTIONS:
+        value = getattr(config, name)
+        if name not in kind.reads and value != getattr(default, name):
+            raise ValueError(f"{name} = {value!r} has no effect on {config.task}")
+
+
 def find_kind(name: str) -> Kind:
     """The kind of a task; ValueError if there is no such task."""
-    kind = TASKS.get(name) or TASKS.get(name.partition(":")[0] + ":")
-    if kind is None:
-        known = (name + "NAME" if name.endswith(":") else name for name in TASKS)
-        raise ValueError(f"task = {name!r}: expected one of {', '.join(known)}")
-    kind.check(name)
+    prefix, colon, rest = name.partition(":")
+    kind = TASKS.get(name) or TASKS.get(prefix + ":") or (OWN if prefix and rest else None)
+    known = ", ".join(task + known_kind.argument for task, known_kind in TASKS.items())
+    if kind is None or (colon and not rest):
+        raise ValueError(f"task = {name!r}: expected one of {known}, MODULE:NAME")
+    try:
+        kind.check(name)
+    except ValueError as error:
+        if kind is OWN and "no module" in str(error):
+            raise ValueError(f"{error}; the other tasks are {known}") from None
+        raise
     return kind
 
 
@@ -154,23 +109,54 @@ class Loader:
 
 def _load_function(config: Config) -> Task:
     name = config.task.removeprefix("function:")
-    samples = functions.sample(name, config.seed)
+    samples = functions.sample(name, config.seed, config.range)
+    names = functions.variables(name)
+    columns = Encoding(tuple(map(Column, names)), Column("y"))
     return Task(
         name=config.task,
         splits={
             part: Split(jnp.asarray(points.inputs), jnp.asarray(points.values))
             for part, points in samples._asdict().items()
+            if points is not None
         },
         objective=REGRESSION,
         out_features=1,
-        source=f"function {name} of {functions.dimension(name)} variables, drawn with seed",
+        source=f"function {name} of {len(names)} variables, drawn with seed",
         seeded=True,
-        tabulate_fit=functools.partial(functions.tabulate_fit, name),
+        extras={"columns": columns.to_record()},
+        tabulate_fit=functools.partial(functions.tabulate_fit, name, bounds=config.range),
+    )
+
+
+def _load_table(config: Config) -> Task:
+    path = find_file(config.task.removeprefix("table:"), config.data_dir)
+    fields = {name: getattr(config, name) for name in tables.Options._fields}
+    table = tables.load_table(path, tables.Options(**fields))
+    target = table.encoding.target
+    classes, is_values = target.categories or (), target.categories is None
+    return Task(
+        name=config.task,
+        splits={part: Split(*map(jnp.asarray, pair)) for part, pair in table.parts.items()},
+        objective=COLUMN_REGRESSION if is_values else CLASSIFICATION,
+        out_features=1 if is_values else len(classes),
+        class_names=classes,
+        source=f"column {target.name} of {path}",
+        seeded=not config.split_column,
+        extras={"columns": table.encoding.to_record(), "sha256": table.sha256},
+        label_scale=target.scale if is_values else None,
     )
 
 
 def _load_images(config: Config) -> Task:
-    dataset = images.load(config.task, config.data_dir)
+    return _task_of_images(config, images.load(config.task, config.data_dir))
+
+
+def _load_arrays(config: Config) -> Task:
+    path = find_file(config.task.removeprefix("arrays:"), config.data_dir)
+    return _task_of_images(config, arrays.load_arrays(path))
+
+
+def _task_of_images(config: Config, dataset: Dataset) -> Task:
     kept, held_out = stratified_split(dataset.train_labels, config.validation_fraction, 42)
     parts = {
         "train": (dataset.train_inputs[kept], dataset.train_labels[kept]),
@@ -189,6 +175,10 @@ def _load_images(config: Config) -> Task:
         class_names=dataset.class_names,
         source=dataset.source,
     )
+
+
+def _load_own(config: Config) -> Task:
+    return make_task(config.task, config.seed)
 
 
 CONTEXT = 64
@@ -219,7 +209,18 @@ TASKS: dict[str, Kind] = {
     **dict.fromkeys(DATASETS, Kind(_load_images, ("data_dir", "validation_fraction"))),
     "tiny_shakespeare": Kind(_load_text, ("data_dir",)),
     "function:": Kind(
-        _load_function, ("seed",), lambda name: functions.dimension(name.removeprefix("function:"))
+        _load_function,
+        ("seed", "range"),
+        lambda name: functions.dimension(name.removeprefix("function:")),
+        argument="NAME",
     ),
+    "table:": Kind(_load_table, ("data_dir", *tables.Options._fields), argument="FILE"),
+    "arrays:": Kind(_load_arrays, ("data_dir", "validation_fraction"), argument="FILE.npz"),
 }
 """By name, or by the part of the name up to the colon."""
+
+OWN = Kind(_load_own, ("seed",), find_maker)
+"""Any other MODULE:NAME: a function of the user's."""
+
+DATA_OPTIONS = (*(name for name in tables.Options._fields if name != "seed"), "range")
+"""Fields of the config that say something of the data; a kind that does not read one refuses it."""

@@ -33,7 +33,8 @@ def fit(run: RunData) -> Figure:
     panels[0].set_ylabel("value")
     handles, labels = panels[0].get_legend_handles_labels()
     upper.legend(handles, labels, loc="outside upper center", ncols=3)
-    _plane_panels(lower, data)
+    if "plane_x" in data:
+        _plane_panels(lower, data)
     return figure
 
 
@@ -45,9 +46,14 @@ def _held(data: dict[str, np.ndarray], varied: int) -> str:
     return f"{'others' if others > 1 else 'other'} held at {float(data['held']):g}"
 
 
+def _box(data: dict[str, np.ndarray]) -> tuple[float, float]:
+    """The ends of the range that the training points fill."""
+    center, inside = float(data.get("center", 0.0)), float(data["inside"])
+    return center - inside, center + inside
+
+
 def _line_panel(axes: Axes, data: dict[str, np.ndarray], number: int) -> None:
-    inside = float(data["inside"])
-    axes.axvspan(-inside, inside, color="#EFEFEF", lw=0, zorder=0, label="training range")
+    axes.axvspan(*_box(data), color="#EFEFEF", lw=0, zorder=0, label="training range")
     axes.plot(data["line_x"], data["line_true"][number], color="black", lw=0.8, label="true")
     dashes: dict[str, Any] = dict(color="#D55E00", lw=1.5, ls=(0, (3, 2)))
     axes.plot(data["line_x"], data["line_fit"][number], label="fitted", **dashes)
@@ -65,7 +71,7 @@ def _plane_panels(figure: Any, data: dict[str, np.ndarray]) -> None:
     values = dict(cmap="viridis", vmin=float(true.min()), vmax=float(true.max()))
     errors = dict(cmap="magma", vmin=lowest, vmax=max(float(difference.max()), lowest + 1))
     panels = figure.subplots(1, 3, sharex=True, sharey=True)
-    half, inside = (x[1] - x[0]) / 2, float(data["inside"])
+    half, (low, high) = (x[1] - x[0]) / 2, _box(data)
     for axes, plane, title, scale in zip(
         panels,
         (true, fitted, difference),
@@ -75,9 +81,7 @@ def _plane_panels(figure: Any, data: dict[str, np.ndarray]) -> None:
     ):
         extent = (x[0] - half, x[-1] + half, x[0] - half, x[-1] + half)
         image = axes.imshow(plane, origin="lower", extent=extent, interpolation="nearest", **scale)
-        axes.add_patch(
-            Rectangle((-inside, -inside), 2 * inside, 2 * inside, fc="none", ec="white", lw=0.9)
-        )
+        axes.add_patch(Rectangle((low, low), high - low, high - low, fc="none", ec="white", lw=0.9))
         axes.set_title(title, pad=3)
         axes.set(xlabel="$x_1$", xlim=(x[0], x[-1]), ylim=(x[0], x[-1]))
         if axes is not panels[0]:

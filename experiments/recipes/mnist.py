@@ -12,8 +12,9 @@ import dataclasses
 import sys
 
 from experiments import recipes
-from experiments.config import PAPER_POOL, Config
+from experiments.config import Config
 from experiments.presets import default_config
+from smartmixed_jax import PAPER_POOL
 
 CONTROLS: tuple[dict[str, str], ...] = ({}, {"control": "shuffled"}, {"control": "random"})
 

@@ -11,8 +11,9 @@ import sys
 from typing import Any
 
 from experiments import recipes
-from experiments.config import REGRESSION_POOL, Config
+from experiments.config import Config
 from experiments.presets import default_config
+from smartmixed_jax import REGRESSION_POOL
 
 TARGETS = ("product_sine", "normal_density", "kinks")
 CONTROLS: tuple[dict[str, Any], ...] = (

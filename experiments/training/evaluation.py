@@ -8,19 +8,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.data.tasks import Split
+from experiments.data.task import Split
+from experiments.training import networks
 from experiments.training.networks import choices_as_data
 from experiments.training.program import Params, Program
 
 
 def apply(program: Program, model: Any, inputs: jax.Array, key: jax.Array) -> jax.Array:
     """Raw inputs of a `Split` → outputs [B, ..., out_features]; the key draws the choices."""
-    rngs = nnx.Rngs(selection=key)
-    if program.scale is None:
-        return model(inputs.astype(jnp.int32), rngs=rngs)
-    if program.config.network == "mlp":
-        inputs = inputs.reshape(len(inputs), -1)
-    return model(inputs.astype(jnp.float32) / program.scale, rngs=rngs)
+    return networks.apply(program.config, program.scale, model, inputs, key)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -95,7 +91,9 @@ def _evaluate_batches(
     def step(_: None, inputs: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
         number, index = inputs
         draw = jax.random.fold_in(key, number)
-        return None, apply(program, model, split.inputs[index], draw)
+        # Streams that a model keeps can be drawn from only where they were made.
+        inside = nnx.clone(model) if program.config.has_own_network else model
+        return None, apply(program, inside, split.inputs[index], draw)
 
     _, outputs = jax.lax.scan(step, None, (jnp.arange(steps), indices))
     outputs = outputs.reshape(steps * batch, *outputs.shape[2:])[:size]

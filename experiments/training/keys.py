@@ -3,7 +3,7 @@
 import jax
 
 # The purposes, folded into the seed's key in this order.
-INIT, BATCHES, SELECTION, EVALUATION, SWITCH, AUGMENTATION = range(6)
+INIT, BATCHES, SELECTION, EVALUATION, SWITCH, AUGMENTATION, ACTIVATION = range(7)
 
 
 def make_key(seed: jax.Array | int, phase_index: jax.Array | int, purpose: int) -> jax.Array:

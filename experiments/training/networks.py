@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments.config import Config
-from experiments.data.tasks import Task
+from experiments.config import Config, check_method
+from experiments.data.task import Task
+from experiments.run_folder import TaskRecord
 from experiments.training.keys import INIT, SWITCH, make_key
+from experiments.training.own_network import build_own_network, call, require_trainable
 from smartmixed_jax import (
     MLP,
     ConvNet,
@@ -62,12 +64,16 @@ class Clamped:
         return formula._replace(high=high, low=low, slope=None)
 
 
-Network = MLP | ConvNet | ResNet | Transformer
-"""Each holds its activations in the list `activations`."""
+Network = Any
+"""An nnx.Module, called on x [B, ...] with rngs."""
 
 
-def build_model(config: Config, task: Task, phase_index: int = 0) -> Network:
+def build_model(config: Config, task: Task | TaskRecord, phase_index: int = 0) -> Network:
     """The network of a method, freshly initialised for a phase; equal seeds give equal weights."""
+    if config.has_own_network:
+        layer = {} if _is_uniform(config) else _layer_options(config)
+        function = _uniform_function(config) if _is_uniform(config) else None
+        return build_own_network(config, task, phase_index, function, **layer)
     rngs = nnx.Rngs(params=make_key(config.seed, phase_index, INIT))
     activation, dtype = _activation(config), jnp.dtype(config.dtype)
     shape, out_features = task.shape, task.out_features
@@ -96,7 +102,16 @@ def build_model(config: Config, task: Task, phase_index: int = 0) -> Network:
 
 
 def require_fit(config: Config, task: Task) -> None:
-    """Raises ValueError for a network that cannot take the inputs of the task."""
+    """Raises ValueError for a network that cannot take the inputs of the task.
+
+    And for a pool or network of the user's that cannot be had, or does not fit the method.
+    """
+    check_method(config)
+    if config.has_own_network:
+        pool = None if _is_uniform(config) else _layer_options(config)["pool"]
+        run = functools.partial(apply, config, task.scale)
+        require_trainable(build_model(config, task), config, pool, run, task)
+        return
     fitting = ["mlp"]
     if task.takes_tokens:
         fitting = ["transformer"]
@@ -108,22 +123,47 @@ def require_fit(config: Config, task: Task) -> None:
         )
 
 
+def apply(
+    config: Config, scale: float | None, model: Any, inputs: jax.Array, key: jax.Array
+) -> jax.Array:
+    """Raw inputs of a `Split` → outputs [B, ..., out_features]; the key draws the choices.
+
+    Args:
+        scale: of the task.
+    """
+    inputs = inputs.astype(jnp.int32) if scale is None else inputs.astype(jnp.float32) / scale
+    if config.has_own_network:
+        return call(model, inputs, key)
+    if config.network == "mlp":
+        inputs = inputs.reshape(len(inputs), -1)
+    return model(inputs, rngs=nnx.Rngs(selection=key))
+
+
 def _activation(config: Config) -> ActivationFactory:
+    if _is_uniform(config):
+        return uniform(_uniform_function(config))
+    return functools.partial(SelectiveActivation, **_layer_options(config))
+
+
+def _layer_options(config: Config) -> dict[str, Any]:
+    """Keywords of the selective layers."""
     pool = config.activation_pool
-    if config.method.startswith("uniform:"):
-        return uniform(pool.functions[_uniform_index(config)])
     if config.clamp:
         pool = pool.map(lambda name, function: Clamped(function, config.clamp))
-    return functools.partial(
-        SelectiveActivation,
-        pool=pool,
-        temperature=config.temperature,
-        dtype=jnp.dtype(config.dtype),
-    )
+    dtype = jnp.dtype(config.dtype)
+    return {"pool": pool, "temperature": config.temperature, "dtype": dtype}
+
+
+def _is_uniform(config: Config) -> bool:
+    return config.method.startswith("uniform:")
 
 
 def _uniform_index(config: Config) -> int:
     return config.activation_pool.index(config.method.removeprefix("uniform:"))
+
+
+def _uniform_function(config: Config) -> Activation:
+    return config.activation_pool.functions[_uniform_index(config)]
 
 
 def _normal_linear(din: int, dout: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
@@ -148,18 +188,23 @@ def switch(model: Network, config: Config, task: Task) -> Network:
     """Phase 1's model → phase 2's: the choices fixed, the weights carried or reinitialized."""
     fixed = fix_choices(model)
     rng = np.random.default_rng([config.seed, SWITCH])
-    for activation in _activations(fixed):
+    for layer in fixed_layers(fixed).values():
         # The unclamped pool: the published code clamps in phase 1 only.
-        choices = _control(config.control, np.asarray(activation.table.choices), config, rng)
-        activation.table = FunctionTable(config.activation_pool, choices)
+        choices = _control(config.control, np.asarray(layer.table.choices), config, rng)
+        layer.table = FunctionTable(config.activation_pool, choices)
     if not config.carry_weights:
-        tables = [layer.table.choices for layer in _activations(fixed)]
+        tables = [layer.table.choices for layer in fixed_layers(fixed).values()]
         return mixed_model(config, task, tables, phase_index=1)
     return fixed
 
 
-def _activations(model: Network) -> list[Any]:
-    return list(model.activations)
+def fixed_layers(model: Network) -> dict[str, MixedActivation]:
+    """The fixed layers by their paths, in the order in which a checkpoint keeps their choices."""
+    return {
+        ".".join(map(str, path)): layer
+        for path, layer in nnx.iter_modules(model)
+        if isinstance(layer, MixedActivation)
+    }
 
 
 def _control(
@@ -176,14 +221,16 @@ def _control(
 
 
 def mixed_model(
-    config: Config, task: Task, choices: Sequence[Sequence[int]], phase_index: int = 0
+    config: Config,
+    task: Task | TaskRecord,
+    choices: Sequence[Sequence[int]],
+    phase_index: int = 0,
 ) -> Network:
     """A network with given choices per layer, its weights freshly initialised for a phase."""
-    model = build_model(dataclasses.replace(config, clamp=0.0), task, phase_index)
-    pool, dtype = config.activation_pool, jnp.dtype(config.dtype)
-    model.activations = nnx.List(
-        [MixedActivation(FunctionTable(pool, layer), dtype=dtype) for layer in choices]
-    )
+    selective = dataclasses.replace(config, method="two_phase", clamp=0.0)
+    model = fix_choices(build_model(selective, task, phase_index))
+    for layer, of_layer in zip(fixed_layers(model).values(), choices, strict=True):
+        layer.table = FunctionTable(config.activation_pool, of_layer)
     return model
 
 
@@ -192,11 +239,10 @@ def uniform_as_mixed(config: Config, task: Task) -> Network:
 
     Slower than the function itself, but all uniform methods are then one program.
     """
-    selective = build_model(dataclasses.replace(config, method="two_phase", clamp=0.0), task)
+    selective = dataclasses.replace(config, method="two_phase", clamp=0.0)
+    layers = fixed_layers(fix_choices(build_model(selective, task)))
     index = _uniform_index(config)
-    return mixed_model(
-        config, task, [[index] * layer.features for layer in _activations(selective)]
-    )
+    return mixed_model(config, task, [[index] * len(layer.table) for layer in layers.values()])
 
 
 # Choices as data
@@ -215,8 +261,8 @@ class Chosen(nnx.Module):
         self.axis = layer.axis
         self.dtype = layer.dtype
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [..., N] → [..., N]."""
+    def __call__(self, x: jax.Array, *, rngs: Any = None) -> jax.Array:
+        """x [..., N] → [..., N]; rngs are ignored."""
         x = x if self.dtype is None else x.astype(self.dtype)
         choices = self.choices[...]
         # Weights without a tangent: no gradient to them is computed.

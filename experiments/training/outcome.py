@@ -12,12 +12,13 @@ import numpy as np
 from flax import nnx
 
 from experiments import run_folder
-from experiments.config import epochs_before
-from experiments.data.tasks import Task
+from experiments.config import Config, epochs_before
+from experiments.data.task import Task
 from experiments.training import networks
 from experiments.training.evaluation import evaluate, predict, score_with
 from experiments.training.keys import EVALUATION, SWITCH, make_key
 from experiments.training.optimizer import temperature
+from experiments.training.program import Params, Program
 from experiments.training.state import PhaseState, Run
 from smartmixed_jax import summarize, switch_report
 from smartmixed_jax.summary import selection_logits
@@ -44,22 +45,31 @@ def test_phase(run: Run, phase: PhaseState) -> np.ndarray:
         "validation_loss": row["validation_loss"],
         "validation_score": row["validation_score"],
     }
-    tau = temperature(program, last * program.steps)
+    scores, outputs = score_splits(config, task, program, phase.selected, phase.non_trainable)
+    result |= scores
+    run.position = run.position._replace(results=(*run.position.results, result))
+    return outputs
+
+
+def score_splits(
+    config: Config, task: Task, program: Program, params: Params, non_trainable: nnx.State
+) -> tuple[dict[str, float], np.ndarray]:
+    """Results on the test split, of a function outside too, and the outputs on the test split."""
+    tau = temperature(program, program.spec.epochs * program.steps)
     key = make_key(config.seed, program.phase_index, EVALUATION)
+    results: dict[str, float] = {}
     outputs = {}
     for number, name in enumerate(name for name in ("test", "outside") if name in task.splits):
-        split = task.splits[name]
         # Epochs fold in 0, 1, …; these are beyond them.
         noise = jax.random.fold_in(key, 1_000_000 + number)
         loss, score, outputs[name] = evaluate(
-            program, phase.selected, phase.non_trainable, split, noise, tau
+            program, params, non_trainable, task.splits[name], noise, tau
         )
-        result |= task.objective.results(name, float(loss), float(score), split.labels)
-    run.position = run.position._replace(results=(*run.position.results, result))
-    return np.asarray(outputs["test"])
+        results |= task.results(name, float(loss), float(score))
+    return results, np.asarray(outputs["test"])
 
 
-def switch_phase(run: Run, phase: PhaseState) -> networks.Network:
+def switch_phase(run: Run, phase: PhaseState) -> nnx.Module:
     """Phase 1's network → phase 2's, with the files that say what was chosen and what it cost.
 
     `run.position` is then the beginning of phase 2.
@@ -69,13 +79,14 @@ def switch_phase(run: Run, phase: PhaseState) -> networks.Network:
     noise = nnx.Rngs(selection=make_key(config.seed, 0, SWITCH))
     model = nnx.view(phase.model(), temperature=config.final_temperature)
     report: dict[str, Any] = switch_report(model, score, noise)
-    switched: Any = networks.switch(model, config, task)
-    report["start"] = score(switched, noise)
+    switched = networks.switch(model, config, task)
+    quiet = nnx.view(switched, deterministic=True, raise_if_not_found=False)  # dropout off
+    report["start"] = score(quiet, noise)
     report["layers"] = summarize(model)
     run_folder.write_selection(run.folder, selection_logits(model))
     tables = {
-        f"activations.{number}": json.loads(activation.table.to_json())
-        for number, activation in enumerate(switched.activations)
+        path: json.loads(layer.table.to_json())
+        for path, layer in networks.fixed_layers(switched).items()
     }
     run_folder.write_choices(run.folder, tables)
     choices = tuple(table["choices"] for table in tables.values())

@@ -28,6 +28,7 @@ class Program:
         seeded: the data are drawn with the run's seed.
         runs: R, how many runs train at once. With R > 1 runs, state, draws and metrics are
             [R, ...]; data are [R, ...] if seeded, and shared by all runs otherwise.
+        has_convolutions: the network has.
     """
 
     graphdef: nnx.GraphDef
@@ -38,6 +39,7 @@ class Program:
     scale: float | None = 1.0
     seeded: bool = False
     runs: int = 1
+    has_convolutions: bool = False
 
     @property
     def spec(self) -> PhaseSpec:

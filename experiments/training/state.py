@@ -12,7 +12,7 @@ from flax import nnx
 
 from experiments.checkpoints import START, Checkpoints, Position
 from experiments.config import Config, epochs_before
-from experiments.data.tasks import Task
+from experiments.data.task import Task
 from experiments.training.networks import choices_as_data
 from experiments.training.optimizer import optimizer
 from experiments.training.program import Params, Program, compile_key
@@ -67,9 +67,7 @@ class PhaseState(NamedTuple):
 
 def start_phase(model: nnx.Module, config: Config, task: Task, phase_index: int) -> PhaseState:
     """A phase of one run at its beginning, with a fresh optimiser."""
-    groups = (SelectionLogits, nnx.Param, nnx.BatchStat, ...)
-    parts: Any = nnx.split(choices_as_data(model), *groups)
-    graphdef, selection, weights, statistics, non_trainable = parts
+    graphdef, params, non_trainable = split_model(model)
     steps = config.steps_per_epoch or math.ceil(
         len(task.splits["train"].labels) / config.batch_size
     )
@@ -81,12 +79,21 @@ def start_phase(model: nnx.Module, config: Config, task: Task, phase_index: int)
         task.objective,
         task.scale,
         task.seeded,
+        has_convolutions=any(isinstance(m, nnx.Conv) for _, m in nnx.iter_modules(model)),
     )
-    params = {"weights": weights, "selection": selection, "statistics": statistics}
     best = jax.tree.map(jnp.copy, params)  # the state is donated: no buffer may appear twice
     opt_state = optimizer(program).init(trained(params))
     state = TrainState(params, opt_state, best, jnp.float32(jnp.inf), jnp.int32(0))
     return PhaseState(program, state, non_trainable)
+
+
+def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Params, nnx.State]:
+    """A network in its parts: static, what a checkpoint holds, and the rest, with the choices."""
+    groups = (SelectionLogits, nnx.Param, nnx.BatchStat, ...)
+    parts: Any = nnx.split(choices_as_data(model), *groups)
+    graphdef, selection, weights, statistics, non_trainable = parts
+    params = {"weights": weights, "selection": selection, "statistics": statistics}
+    return graphdef, params, non_trainable
 
 
 def trained(params: Params) -> Params:

@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 
 from experiments.data.augment import shift_and_mirror
-from experiments.data.tasks import Split
+from experiments.data.task import Split
 from experiments.training.draws import Draws
 from experiments.training.evaluation import apply, evaluate_model
 from experiments.training.optimizer import learning_rate, optimizer, temperature
@@ -242,4 +242,4 @@ def end_epoch(program: Program, *arguments: Any) -> tuple[TrainState, dict[str, 
 def epoch_function(program: Program) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
     """`run_epoch`, or its form by steps where that is faster."""
     on_cpu = jax.default_backend() == "cpu"
-    return run_epoch_by_steps if program.config.has_convolutions and on_cpu else run_epoch
+    return run_epoch_by_steps if program.has_convolutions and on_cpu else run_epoch

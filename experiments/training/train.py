@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from experiments import run_folder
 from experiments.checkpoints import START, Checkpoints, DamagedCheckpoint
@@ -24,7 +25,7 @@ from experiments.training.progress import Progress
 from experiments.training.state import PhaseState, Run, TrainState, start_phase
 from smartmixed_jax import summarize
 
-Build = Callable[[Config, Task], networks.Network]
+Build = Callable[[Config, Task], nnx.Module]
 """The network with which a run begins."""
 
 
@@ -132,7 +133,7 @@ def forget_after(run: Run, epochs: int) -> None:
 # A phase
 
 
-def begin_phase(run: Run, model: networks.Network) -> PhaseState:
+def begin_phase(run: Run, model: nnx.Module) -> PhaseState:
     """The phase at which the run stands, at its beginning, with the weights of the model."""
     run.fixed_layers = summarize(model) if run.position.phase_index == 1 else {}
     return start_phase(model, run.config, run.task, run.position.phase_index)
