@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import demo, report, run_folder
+from experiments import demo, folder_lock, report, run_folder
 from experiments import run as program
 from experiments.checkpoints import Checkpoints
 from experiments.config import Config
@@ -232,7 +232,7 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
 def test_a_folder_in_use_is_refused(tmp_path):
     config = tiny(tmp_path / "run")
     with (
-        run_folder.opened(tmp_path / "run", config),
+        folder_lock.opened(tmp_path / "run", config),
         pytest.raises(RunError, match="in use by another process"),
     ):
         train_and_evaluate(config, show_progress=False)

@@ -17,6 +17,7 @@ from experiments.data import functions, images
 from experiments.data.datasets import DATASETS
 from experiments.data.splits import stratified_split
 from experiments.data.text import load_text
+from experiments.names import changed_fields
 from experiments.objective import (
     CLASSIFICATION,
     NEXT_CHARACTER,
@@ -103,11 +104,13 @@ class Kind(NamedTuple):
         load: the task of a config; a DataError or ValueError says what is missing.
         reads: the fields of the config, beside `task`, that the data depend on.
         check: raises ValueError for a name that no such task has, before any data are read.
+        about: one line for --help.
     """
 
     load: Callable[[Config], Task]
     reads: tuple[str, ...]
     check: Callable[[str], Any] = lambda name: None
+    about: str = ""
 
 
 def load_task(config: Config) -> Task:
@@ -133,6 +136,22 @@ def find_kind(name: str) -> Kind:
         raise ValueError(f"task = {name!r}: expected one of {', '.join(known)}")
     kind.check(name)
     return kind
+
+
+def refuse_unread(config: Config) -> None:
+    """Raises ValueError for a field that was changed and that data of this kind do not read."""
+    read = find_kind(config.task).reads
+    for_data = {name for kind in TASKS.values() for name in kind.reads}
+    for name, value in changed_fields(config).items():
+        if name in for_data and name not in read and name != "seed":
+            raise ValueError(
+                f"{name} = {value!r} has no effect: task {config.task} does not use it"
+            )
+
+
+def describe_tasks() -> dict[str, str]:
+    """What --help says of every task, by its name."""
+    return {name + "NAME" * name.endswith(":"): kind.about for name, kind in TASKS.items()}
 
 
 class Loader:
@@ -215,11 +234,26 @@ def _load_text(config: Config) -> Task:
     )
 
 
+def _images(name: str) -> Kind:
+    facts = DATASETS[name]
+    height, width, colours = facts.shape
+    about = (
+        f"{sum(facts.counts):,} images of {height}x{width}{' in colour' * (colours > 1)}, "
+        f"{facts.class_names.count(',') + 1} classes{'' if facts.url else '; needs no download'}"
+    )
+    return Kind(_load_images, ("data_dir", "validation_fraction"), about=about)
+
+
 TASKS: dict[str, Kind] = {
-    **dict.fromkeys(DATASETS, Kind(_load_images, ("data_dir", "validation_fraction"))),
-    "tiny_shakespeare": Kind(_load_text, ("data_dir",)),
+    **{name: _images(name) for name in DATASETS},
+    "tiny_shakespeare": Kind(
+        _load_text, ("data_dir",), about="1.1 million characters of plays, the next one to predict"
+    ),
     "function:": Kind(
-        _load_function, ("seed",), lambda name: functions.dimension(name.removeprefix("function:"))
+        _load_function,
+        ("seed",),
+        lambda name: functions.dimension(name.removeprefix("function:")),
+        about="a function of 2 to 4 variables to fit: one of those below",
     ),
 }
 """By name, or by the part of the name up to the colon."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from experiments import recipes
 from experiments.config import Config
+from experiments.names import run_name
 from experiments.presets import default_config
 
 VARIANTS: tuple[dict[str, Any], ...] = ({}, {"control": "random"}, {"method": "uniform:relu"})
@@ -30,7 +31,7 @@ def configs(epochs: int, data_dir: str | None) -> list[Config]:
         data_dir=data_dir,
     )
     return [
-        dataclasses.replace(config, run_dir=f"runs/cifar10-{epochs}-epochs/{config.name}")
+        dataclasses.replace(config, run_dir=f"runs/cifar10-{epochs}-epochs/{run_name(config)}")
         for config in recipes.crossed(base, VARIANTS, seeds=(0, 1, 2))
     ]
 
