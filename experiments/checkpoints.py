@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from experiments.run_folder import CHECKPOINTS, RunError
+from experiments.run_folder import CHECKPOINTS, DAMAGED_CHECKPOINTS, RunError
 
 
 class Position(NamedTuple):
@@ -42,6 +42,7 @@ class Checkpoints:
     """The last two states of a run, each with its position, on disk through Orbax."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._manager = ocp.CheckpointManager(
             (folder / CHECKPOINTS).absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -94,9 +95,15 @@ class Checkpoints:
             leaves = self._manager.restore(epochs, args=args).state
             return jax.tree.unflatten(jax.tree.structure(state), [leaves[name] for name in target])
 
-    def discard(self, epochs: int) -> None:
-        """Deletes a checkpoint."""
-        self._manager.delete(epochs)
+    def set_aside(self, epochs: int) -> Path:
+        """Moves a checkpoint out of the way, to the folder that is returned; nothing is deleted."""
+        aside = self._folder / DAMAGED_CHECKPOINTS
+        aside.mkdir(exist_ok=True)
+        number = len(list(aside.glob(f"{epochs}*")))
+        place = aside / (f"{epochs}-{number + 1}" if number else str(epochs))
+        shutil.move(self._manager.directory / str(epochs), place)
+        self._manager.reload()
+        return place
 
     def drop_after(self, epochs: int) -> None:
         """Deletes the checkpoints that a run which goes on from `epochs` will write again."""

@@ -6,6 +6,7 @@
 | task.json | what is known of the task beside its name: `TaskRecord` |
 | metrics.jsonl | a row per epoch |
 | checkpoints/ | the last two states, by the number of epochs done: checkpoints.py |
+| checkpoints-damaged/ | those that could not be read |
 | choices.json | what phase 2 fixed, a function table per layer |
 | selection.npz | the logits [N, K] at the switch, per layer |
 | summary.json | the results of the phases, the switch, versions; written last |
@@ -32,7 +33,8 @@ from experiments.objective import OBJECTIVES, Objective
 
 CONFIG, TASK, METRICS, SUMMARY = "config.json", "task.json", "metrics.jsonl", "summary.json"
 CHOICES, SELECTION, FIT = "choices.json", "selection.npz", "fit.npz"
-CHECKPOINTS, FIGURES, LOCK = "checkpoints", "figures", ".lock"
+CHECKPOINTS, DAMAGED_CHECKPOINTS = "checkpoints", "checkpoints-damaged"
+FIGURES, LOCK = "figures", ".lock"
 
 RESULT_FILES = (CONFIG, TASK, SUMMARY)
 DATA_FILES = (*RESULT_FILES, METRICS, CHOICES, SELECTION, FIT)

@@ -359,9 +359,27 @@ def test_weight_decay_shrinks_kernels_only(optimizer):
         ("function:product_sine", "conv", "mlp"),
     ],
 )
-def test_a_network_must_fit_its_task(task, network, fitting):
+def test_a_network_must_fit_its_task(tmp_path, task, network, fitting):
+    config = dataclasses.replace(
+        default_config(task=task), network=network, run_dir=str(tmp_path / "run")
+    )
+
+    def load(config):
+        if task.startswith("function:"):
+            return tasks.load_task(config)
+        made_up = text_task() if task == "tiny_shakespeare" else image_task()
+        return dataclasses.replace(made_up, name=task)
+
     with pytest.raises(ValueError, match=f"network = '{network}': expected {fitting} for {task}"):
-        dataclasses.replace(default_config(task=task), network=network)
+        train_and_evaluate(config, load=load)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["augment", "double_softmax"])
+def test_an_option_that_a_task_has_no_use_for_is_refused(option):
+    config = dataclasses.replace(default_config(task="function:ratio"), **{option: True})
+    with pytest.raises(ValueError, match=f"{option} = True: expected False for"):
+        tasks.load_task(config)
 
 
 # Text

@@ -212,6 +212,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole, tmp_path, monk
     assert damaged
     train_and_evaluate(config, show_progress=False)
     assert "checkpoint of epoch 4 is damaged" in capsys.readouterr().out
+    assert (Path(config.run_dir) / "checkpoints-damaged" / "4" / "state").is_dir()
     assert_same_run(whole, config)
 
 

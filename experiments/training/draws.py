@@ -35,7 +35,7 @@ class Draws(NamedTuple):
 def draw(program: Program, seeds: Sequence[int], epoch: int, size: int) -> Draws:
     """The batches and keys of an epoch.
 
-    A compiled program of its own, because the bits of a generator take longer to compile than a
+    Compiled apart from `run_epoch`, because the bits of a generator take longer to compile than a
     small network, and this way all methods share one compilation of them.
 
     Args:

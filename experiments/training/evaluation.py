@@ -34,8 +34,8 @@ def evaluate(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mean loss [], mean score [] and outputs [M, ..., out_features] on a split.
 
-    Selective layers are deterministic unless the config's `evaluation_noise` is set; then each
-    batch draws its own choices.
+    Selective layers are deterministic unless the config's `evaluation_noise` is set; then choices
+    are drawn for every batch.
     """
     return evaluate_model(program, program.model(params, non_trainable, tau), split, key)
 

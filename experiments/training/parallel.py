@@ -1,8 +1,8 @@
 """Many runs: which train together, their arrays stacked, and how they go on.
 
 On an accelerator the runs of one program train at once, their arrays stacked to [R, ...]; on a CPU,
-where that is slower, one after another. Each keeps its own folder and could go on alone. The steps
-of a run are those of train.py.
+where that is slower, one after another. Each keeps its folder and could go on alone. The steps of a
+run are those of train.py.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ from experiments.training.train import (
 AT_ONCE = 64
 """At most so many runs train at once on an accelerator."""
 WRITERS = 8
-"""Checkpoints of several runs are written in so many threads."""
+"""Threads that write the checkpoints of a group."""
 
 Stopped = dict[Path, LossNotFinite]
 """Why a run stopped, by its folder; its place in the stacked arrays is then ignored."""
@@ -134,7 +134,7 @@ def _resume(runs: Sequence[Run]) -> Iterator[tuple[list[Run], PhaseState]]:
         saved = {run: set(run.checkpoints.epochs()) for run in waiting}
         shared = sorted(set().union(*saved.values()), reverse=True)
         epochs = max(
-            shared, key=lambda epoch: sum(epoch in own for own in saved.values()), default=0
+            shared, key=lambda epoch: sum(epoch in epochs for epochs in saved.values()), default=0
         )
         cohort = [run for run in waiting if not shared or epochs in saved[run]]
         phase = _restore_cohort(cohort, epochs)
@@ -266,11 +266,11 @@ def _stack_phases(started: Sequence[PhaseState]) -> PhaseState:
 
 def _unstack_phase(phase: PhaseState, runs: int) -> list[PhaseState]:
     program = dataclasses.replace(phase.program, runs=1)
-    parts = unstack(phase.state, runs), unstack(phase.non_trainable, runs)
-    return [PhaseState(program, *own) for own in zip(*parts, strict=True)]
+    parts = zip(unstack(phase.state, runs), unstack(phase.non_trainable, runs), strict=True)
+    return [PhaseState(program, state, non_trainable) for state, non_trainable in parts]
 
 
 def _stack_splits(runs: Sequence[Run], name: str) -> Split:
-    """[R, ...] where every seed has its own data, else those of the first run."""
+    """[R, ...] of data that are drawn with the seed; others are the same for all runs."""
     splits = [run.task.splits[name] for run in runs]
     return stack(splits if runs[0].task.seeded else splits[:1])

@@ -25,7 +25,7 @@ class Program:
         steps: per epoch.
         objective: of the task.
         scale: of the task; inputs are divided by it, None for tokens.
-        seeded: every run has its own data.
+        seeded: the data are drawn with the run's seed.
         runs: R, how many runs train at once. With R > 1 runs, state, draws and metrics are
             [R, ...]; data are [R, ...] if seeded, and shared by all runs otherwise.
     """

@@ -62,14 +62,16 @@ def train_and_evaluate(
             run = Run(config, task, folder, checkpoints)
             phase = resume(run)
             if phase is None:
-                phase = begin_phase(run, networks.build_model(config, task))
+                network = networks.build_model(config, task)
+                phase = begin_phase(run, network)
             with Progress([config], task.objective, show_progress) as progress:
                 # Phase 1, in which the neurons choose; of a uniform network the only one.
                 if run.position.phase_index == 0:
                     phase = train_phase(run, phase, progress)
                     outputs = test_phase(run, phase)
                     if config.method == "two_phase":
-                        phase = begin_phase(run, switch_phase(run, phase))
+                        network = switch_phase(run, phase)
+                        phase = begin_phase(run, network)
                 # Phase 2, with fixed choices.
                 if run.position.phase_index == 1:
                     phase = train_phase(run, phase, progress)
@@ -115,8 +117,8 @@ def restore(run: Run, epochs: int, build: Build = networks.build_model) -> Phase
         phase = begin_phase(run, model)
         return phase._replace(state=run.checkpoints.restore_state(epochs, phase.state))
     except DamagedCheckpoint as error:
-        print(f"{error}; falling back", flush=True)
-        run.checkpoints.discard(epochs)
+        place = run.checkpoints.set_aside(epochs)
+        print(f"{error}; kept as {place}, falling back", flush=True)
         run.position = START
         return None
 
