@@ -93,8 +93,9 @@ def _reading(kind: Any) -> dict[str, Any]:
     if typing.get_origin(kind) is typing.Literal:
         return {"choices": typing.get_args(kind)}
     if typing.get_origin(kind) is tuple:
-        (item, *_) = typing.get_args(kind)
-        return {"action": _Tuple, "nargs": "*", "type": item, "metavar": _METAVARS[item]}
+        item, *others = typing.get_args(kind)
+        count = "*" if others == [...] else 1 + len(others)
+        return {"action": _Tuple, "nargs": count, "type": item, "metavar": _METAVARS[item]}
     if type(None) in typing.get_args(kind):
         (kind,) = set(typing.get_args(kind)) - {type(None)}
     return {"type": kind, "metavar": _METAVARS[kind]}

@@ -18,7 +18,6 @@ from experiments import report
 from experiments.command_line import Parser, exit_status
 from experiments.config import Config
 from experiments.config_options import describe_choices, parse_config
-from experiments.data.tasks import refuse_unread
 from experiments.names import refuse_without_effect, reset_without_effect, run_name
 from experiments.run_folder import RunError, folder_of
 from experiments.training.compilation import keep_compilations
@@ -126,7 +125,6 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[list[Config], int | None]
         if any(argument.split("=")[0] == f"--{option}" for argument in arguments):
             parser.error(f"--{option}: a grid takes --{option}s")
     base, grid = parse_config(arguments, parser, without=("seed", "method", "control"))
-    refuse_unread(base)
     if grid.at_once is not None and grid.at_once < 1:
         parser.error(f"--at-once {grid.at_once}: expected at least 1")
     return plan_grid(base, grid.seeds, grid.methods, grid.controls), grid.at_once

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from experiments.config import MAY_DIFFER, Config, without_effect
@@ -51,15 +52,21 @@ def reset_without_effect(config: Config) -> Config:
 
 
 def task_folder(task: str) -> str:
-    """The name of the folder that holds the runs of a task: product_sine, digits."""
-    return re.sub(r"[^\w.-]+", "-", task.removeprefix("function:")).strip("-") or "task"
+    """The folder of a task's runs: digits; ratio of function:ratio, trees of table:data/trees.csv.
+
+    Tasks may share it; `run_name` keeps them apart.
+    """
+    kind, _, rest = task.partition(":")
+    if kind in ("table", "arrays"):
+        return Path(rest).stem or kind
+    return re.sub(r"[^\w.-]+", "-", rest if kind == "function" else task)
 
 
 def run_name(config: Config) -> str:
     """The name of a run's folder: PRESET-NETWORK-VARIANT-seedN, and a hash of what else differs.
 
-    Two configs of tasks with the same folder have the same name only if they differ in nothing, or
-    in fields of MAY_DIFFER alone.
+    In one `task_folder`, two configs have the same name only if they differ in nothing but fields
+    of MAY_DIFFER.
     """
     network: str = config.network
     shown = ["network", "seed", *VARIANT_FIELDS]
@@ -123,20 +130,28 @@ def network_name(config: Config) -> str:
 # Layers
 
 
-def layer_names(network: str, paths: Sequence[str]) -> dict[str, str]:
+def layer_names(network: str, paths: Iterable[str]) -> dict[str, str]:
     """The names of a network's selective layers, by their paths, the same in figures and tables.
 
     Args:
         network: as in the config.
-        paths: activations.0, activations.1, ... in order; others stay as they are.
+        paths: of all selective layers, in any order: activations.0, activations.1, ...; the
+            layers of a user's network are called by their paths.
+
+    Returns:
+        The names in the order of the layers.
     """
-    count = len(paths)
+    ordered = sorted(paths, key=_numbers_by_value)
     names = {}
-    for place, path in enumerate(paths):
-        names[path] = path
-        if re.fullmatch(r"activations\.\d+", path):
-            names[path] = _layer_name(network, place, count)
+    for path in ordered:
+        match = re.fullmatch(r"activations\.(\d+)", path)
+        names[path] = _layer_name(network, int(match[1]), len(ordered)) if match else path
     return names
+
+
+def _numbers_by_value(path: str) -> list[tuple[int, str]]:
+    """A key that puts activations.2 before activations.10, where metrics.jsonl has it behind."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in path.split(".")]
 
 
 def _layer_name(network: str, place: int, count: int) -> str:

@@ -37,7 +37,7 @@ def describe(folder: Path) -> str:
             _phase_table(task.objective, summary),
         ]
         if switch := summary["switch"]:
-            names = layer_names(config.network, list(switch["layers"]))
+            names = layer_names(config.network, switch["layers"])
             parts += [_switch_line(task.objective, switch), _layer_table(switch["layers"], names)]
     except KeyError as missing:
         raise ValueError(f"{folder / SUMMARY} holds no {missing}") from None
@@ -81,7 +81,7 @@ def _layer_table(layers: Mapping[str, dict[str, Any]], names: Mapping[str, str])
             "confidence": f"{layer['max_probability']:.2f}",
             "undecided": f"{100 * layer['undecided']:.0f} %",
         }
-        for path, layer in layers.items()
+        for path, layer in ((path, layers[path]) for path in names)
     ]
     note = "confidence: mean largest probability; undecided: neurons where it is below 1/2"
     return f"{format_table(rows)}\n{note}"

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from experiments.command_line import Parser, exit_status
 from experiments.config import Config
 from experiments.config_options import describe_choices, parse_config
-from experiments.data.tasks import refuse_unread
 from experiments.names import refuse_without_effect
 from experiments.run_folder import figures_folder
 from experiments.training.compilation import keep_compilations
@@ -34,7 +33,6 @@ def parse(arguments: Sequence[str]) -> Config:
     )
     config, _ = parse_config(arguments, parser)
     refuse_without_effect([config])
-    refuse_unread(config)
     return config
 
 

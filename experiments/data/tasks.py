@@ -120,12 +120,22 @@ def load_task(config: Config) -> Task:
         ValueError: there is no such task, or it has no use for an option of the config.
         DataError: the data cannot be had.
     """
-    task = find_kind(config.task).load(config)
+    kind = find_kind(config.task)
+    _refuse_unread(config, kind)
+    task = kind.load(config)
     if config.double_softmax:
         task = replace(task, objective=with_double_softmax(task.objective))
     if config.augment and not task.has_images:
         raise ValueError("augment = True: expected False for a task without images")
     return task
+
+
+def _refuse_unread(config: Config, kind: Kind) -> None:
+    """Raises ValueError for an option that says something of data which the task has not."""
+    for_data = {name for other in TASKS.values() for name in other.reads} - {"seed"}
+    for name, value in changed_fields(config).items():
+        if name in for_data and name not in kind.reads:
+            raise ValueError(f"{name} = {value!r} has no effect on {config.task}")
 
 
 def find_kind(name: str) -> Kind:
@@ -136,17 +146,6 @@ def find_kind(name: str) -> Kind:
         raise ValueError(f"task = {name!r}: expected one of {', '.join(known)}")
     kind.check(name)
     return kind
-
-
-def refuse_unread(config: Config) -> None:
-    """Raises ValueError for a field that was changed and that data of this kind do not read."""
-    read = find_kind(config.task).reads
-    for_data = {name for kind in TASKS.values() for name in kind.reads}
-    for name, value in changed_fields(config).items():
-        if name in for_data and name not in read and name != "seed":
-            raise ValueError(
-                f"{name} = {value!r} has no effect: task {config.task} does not use it"
-            )
 
 
 def describe_tasks() -> dict[str, str]:

@@ -34,8 +34,9 @@ def shares(run: RunData) -> Figure:
     colors = function_colors(pool_of(layers))
     figure = Figure(figsize=(WIDTH, 0.85 + 0.24 * len(layers)), layout="constrained")
     axes = figure.subplots()
+    labels = layer_labels(run.config.network, {p: len(c.choices) for p, c in layers.items()})
     used = set()
-    for row, layer in enumerate(layers.values()):
+    for row, layer in enumerate(map(layers.__getitem__, labels)):
         counts = np.bincount(layer.choices, minlength=len(layer.pool))
         left = 0.0
         for name, count in zip(layer.pool, counts.tolist(), strict=True):
@@ -48,7 +49,6 @@ def shares(run: RunData) -> Figure:
                     axes.text(*at, f"{share:.0f}", c=ink, ha="center", va="center", fontsize=7)
                 left += share
                 used.add(name)
-    labels = layer_labels(run.config.network, {p: len(c.choices) for p, c in layers.items()})
     axes.set_yticks(range(len(layers)), labels.values())
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -77,12 +77,12 @@ def shares_over_epochs(run: RunData) -> Figure:
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
     features = {path: layer["features"] for path, layer in layers.items()}
     labels = layer_labels(run.config.network, features)
-    for path, panel in zip(layers, panels, strict=False):
+    for (path, label), panel in zip(labels.items(), panels, strict=False):
         history = _share_history(selective, path, names)
         fixed = _share_history(mixed[-1:], path, names)[:, -1:] if mixed else None
         _share_panel(panel, history, fixed, list(function_colors(names).values()))
         # The place of a layer within its block has a line of its own.
-        panel.set_title(labels[path].replace(", ", "\n"), loc="left", pad=3)
+        panel.set_title(label.replace(", ", "\n"), loc="left", pad=3)
     for panel in panels[len(layers) :]:
         panel.set_visible(False)
     for panel in panels[max(0, len(layers) - columns) : len(layers)]:

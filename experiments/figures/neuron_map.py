@@ -133,11 +133,12 @@ def choice_map(run: RunData) -> Figure:
     choice at the switch, from 1/K (pale) to 1. With more neurons than cells of 8 pixels fit (about
     25,000) the signs and the confidence are left out, and the legend says so.
     """
-    layers = present(run.choices, "choices.json")
+    choices = present(run.choices, "choices.json")
     logits = present(run.logits, "selection.npz")
-    if set(layers) != set(logits):
+    if set(choices) != set(logits):
         raise ValueError("choices.json and selection.npz hold different layers")
-    labels = layer_labels(run.config.network, {p: len(c.choices) for p, c in layers.items()})
+    labels = layer_labels(run.config.network, {p: len(c.choices) for p, c in choices.items()})
+    layers = {path: choices[path] for path in labels}
     left = round((0.1 + 0.056 * max(map(len, labels.values()))) * DPI) / DPI
     layout = lay_out([len(layer.choices) for layer in layers.values()], WIDTH - left - 0.1)
     figure, axes = _canvas(layers, left, layout)

@@ -110,9 +110,12 @@ def function_colors(names: Sequence[str]) -> dict[str, str]:
 
 
 def layer_labels(network: str, features: Mapping[str, int]) -> dict[str, str]:
-    """The name of every layer with its number of neurons, by its path: layer 1 (512)."""
-    names = layer_names(network, list(features))
-    return {path: f"{names[path]} ({count})" for path, count in features.items()}
+    """The name of every layer with its number of neurons, by its path: layer 1 (512).
+
+    In the order of the layers, whatever that of `features` is.
+    """
+    names = layer_names(network, features)
+    return {path: f"{name} ({features[path]})" for path, name in names.items()}
 
 
 def luma(color: Any) -> np.ndarray:

@@ -121,7 +121,8 @@ def _decision_panels(
     dot = "." if len(epochs) == 1 else ""
     layers = rows[-1]["layers"]
     depth = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1, len(layers))))
-    for number, path in enumerate(layers):
+    names = layer_names(network, layers)
+    for number, path in enumerate(names):
         values = [row["layers"][path]["max_probability"] for row in rows]
         upper.plot(epochs, values, color=depth(number), lw=1.0, label=path, marker=dot)
     functions = max(len(layer["shares"]) for layer in layers.values())
@@ -137,7 +138,7 @@ def _decision_panels(
     upper.sharex(lower)
     figure.align_ylabels([upper, lower])
     if len(layers) > 1:
-        _depth_legend(figure, upper, list(layer_names(network, list(layers)).values()))
+        _depth_legend(figure, upper, list(names.values()))
 
 
 def _depth_legend(figure: Figure, axes: Axes, names: list[str]) -> None:

@@ -8,7 +8,6 @@ minutes on one CPU core with the memory settings of experiments/LOG.md, 2026-11-
 expected numbers too; hence --epochs 10.
 """
 
-import argparse
 import dataclasses
 import math
 import sys
@@ -37,10 +36,8 @@ def configs(epochs: int, data_dir: str | None) -> list[Config]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = recipes.Parser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--data-dir")
     options = parser.parse_args()
-    sys.exit(min(1, recipes.run_all(configs(options.epochs, options.data_dir))))
+    sys.exit(recipes.run_all(configs(options.epochs, options.data_dir)))
