@@ -35,7 +35,8 @@ OTHER_SIGNS = (
     "#.... ##... ###.. ####. #####",
     "..... ..#.. .###. ##### .....",
 )
-"""For functions without a sign of their own; after them come the signs that the pool leaves."""
+"""For functions without a sign of their own, in at least 7 pixels different from all others; after
+them come the signs that the pool leaves."""
 
 
 def function_signs(names: Sequence[str]) -> dict[str, np.ndarray]:
