@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from experiments.pools import POOLS as POOLS
 from experiments.pools import find_pool
@@ -40,6 +41,9 @@ CONTROLS = get_args(Control)
 NETWORKS = ("mlp", "conv", "resnet20", "transformer")
 Dtype = Literal["float32", "bfloat16"]
 DTYPES = get_args(Dtype)
+
+MAY_DIFFER = ("data_dir", "run_dir", "checkpoint_seconds")
+"""Fields that say where and how often, not what is computed: a run resumed may change them."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,11 @@ class Config:
         return ":" in self.network
 
     @property
+    def is_uniform(self) -> bool:
+        """One function for every neuron, so that nothing is chosen."""
+        return self.method.startswith("uniform:")
+
+    @property
     def activation_pool(self) -> ActivationPool:
         """The pool of the mixed phase; `clamp` wraps it in phase 1 only.
 
@@ -169,14 +178,6 @@ class Config:
         """
         pool = find_pool(self.pool)
         return pool.variance_matched() if self.variance_matched else pool
-
-    @property
-    def name(self) -> str:
-        """The default folder of the run below runs/TASK."""
-        network = "x".join(map(str, self.hidden)) or f"arch{self.architecture}"
-        if self.network != "mlp":
-            network = self.network.replace(":", "-")
-        return f"{self.preset}-{network}-{self.variant.replace(':', '-')}-seed{self.seed}"
 
     @property
     def variant(self) -> str:
@@ -228,6 +229,80 @@ def check_method(config: Config) -> None:
     methods = ("two_phase", *(f"uniform:{name}" for name in find_pool(config.pool).names))
     if config.method not in methods:
         raise ValueError(f"method = {config.method!r}: expected one of {', '.join(methods)}")
+
+
+class WithoutEffect(NamedTuple):
+    """Fields that change nothing in some configs.
+
+    Attributes:
+        fields: of Config.
+        when: whether they change nothing in a config, told from the config of its preset.
+        why: the rest of the sentence "FIELD = VALUE has no effect: ...".
+    """
+
+    fields: tuple[str, ...]
+    when: Callable[[Config, Config], bool]
+    why: str
+
+
+WITHOUT_EFFECT: tuple[WithoutEffect, ...] = (
+    WithoutEffect(
+        (
+            *("control", "carry_weights", "logit_learning_rate", "temperature"),
+            *("final_temperature", "clamp", "evaluation_noise"),
+        ),
+        lambda config, preset: config.is_uniform,
+        "a uniform network has no choices and one phase",
+    ),
+    WithoutEffect(
+        ("architecture", "hidden", "initialization"),
+        lambda config, preset: config.network != "mlp",
+        "only the network mlp has it",
+    ),
+    WithoutEffect(
+        ("architecture",),
+        lambda config, preset: bool(config.hidden),
+        "hidden gives the widths",
+    ),
+    WithoutEffect(
+        ("schedule",),
+        lambda config, preset: (
+            config.is_uniform and "constant" not in (config.schedule, preset.schedule)
+        ),
+        "with one phase, cosine and cosine_restart are the same",
+    ),
+    WithoutEffect(
+        ("select_epoch",),
+        lambda config, preset: all(spec.epochs == 1 for spec in phases(config)),
+        "phases of one epoch have no other to select",
+    ),
+    WithoutEffect(
+        ("warmup",),
+        lambda config, preset: (
+            bool(config.steps_per_epoch)
+            and round(config.warmup * total_epochs(config) * config.steps_per_epoch)
+            == round(preset.warmup * total_epochs(config) * config.steps_per_epoch)
+        ),
+        "in steps it is the warm-up of the preset",
+    ),
+)
+"""What the other options make pointless; a task's data say the rest (data/tasks.py). The fields in
+MAY_DIFFER never count, nor does `pool`, which says what uniform:NAME may name."""
+
+
+def without_effect(config: Config, preset: Config) -> dict[str, str]:
+    """The fields whose value changes nothing in this config, and why.
+
+    Args:
+        config: of a run.
+        preset: the values of its preset for its task, as `presets.default_config` gives them.
+    """
+    return {
+        field: rule.why
+        for rule in reversed(WITHOUT_EFFECT)  # of two reasons the first stays
+        if rule.when(config, preset)
+        for field in rule.fields
+    }
 
 
 @dataclass(frozen=True)

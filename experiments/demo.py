@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from experiments import figures, report
+from experiments.command_line import Parser, exit_status
 from experiments.config import Config
 from experiments.grid import crossed
 from experiments.pools import POOLS
@@ -58,9 +59,15 @@ def train_two_at_a_time(runs: Sequence[Config]) -> list[Path]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Trains, prints the tables, draws the figures."""
+    """Trains, prints the tables, draws the figures; returns the exit status."""
+    parser = Parser(prog="python -m experiments.demo", description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/demo"), metavar="FOLDER")
+    root = parser.parse_args(arguments).folder
+    return exit_status(lambda: _run_demo(root))
+
+
+def _run_demo(root: Path) -> int:
     keep_compilations()
-    root = Path(arguments[0] if arguments else "runs/demo")
     planned = {task: configs(task, root) for task in TASKS}
     count, seconds = sum(map(len, planned.values())), 0.0
     print(f"{count} training runs: {', '.join(TASKS)}; seeds {', '.join(map(str, SEEDS))}\n")

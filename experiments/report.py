@@ -1,6 +1,6 @@
-"""Tables of finished runs, read from their folders.
+"""Tables of finished runs, read from their folders: `python -m experiments.report RUN ...`.
 
-`python -m experiments.report FOLDER ...` describes each; `--table` first only compares them.
+Each run is described, and the runs are compared. Runs that are not complete are named.
 """
 
 import sys
@@ -13,25 +13,34 @@ import rich.console
 import rich.table
 
 from experiments import statistics
+from experiments.command_line import Parser, exit_status
+from experiments.comparison import BEST_UNIFORM, Row, compare_runs
+from experiments.names import layer_names, network_name
 from experiments.objective import Objective
-from experiments.run_folder import read_finished
-
-BEST_UNIFORM = "best uniform, by validation"
+from experiments.run_folder import SUMMARY, is_complete, progress_of, read_finished
 
 
 def describe(folder: Path) -> str:
-    """One run: its phases, what the switch cost, and what each layer chose."""
+    """One run: its phases, what the switch cost, and what each layer chose.
+
+    Raises:
+        ValueError: the run is not complete, or a file of its folder is missing or damaged.
+    """
     config, task, summary = read_finished(folder)
-    network: str = config.network
-    if network == "mlp":
-        network = "hidden " + "-".join(map(str, config.widths))
-    parts = [
-        f"{config.task}, {config.preset}, {config.method}, {network}, seed {config.seed} "
-        f"({summary['seconds']:.0f} s, {summary['environment']['device']})",
-        _phase_table(task.objective, summary),
-    ]
-    if summary["switch"]:
-        parts += [_switch_line(task.objective, summary["switch"]), _layer_table(summary["switch"])]
+    network = network_name(config)
+    if config.network == "mlp":
+        network = f"hidden {network}"
+    try:
+        parts = [
+            f"{config.task}, {config.preset}, {config.method}, {network}, seed {config.seed} "
+            f"({summary['seconds']:.0f} s, {summary['environment']['device']})",
+            _phase_table(task.objective, summary),
+        ]
+        if switch := summary["switch"]:
+            names = layer_names(config.network, switch["layers"])
+            parts += [_switch_line(task.objective, switch), _layer_table(switch["layers"], names)]
+    except KeyError as missing:
+        raise ValueError(f"{folder / SUMMARY} holds no {missing}") from None
     return "\n\n".join(parts)
 
 
@@ -63,59 +72,58 @@ def _switch_line(objective: Objective, switch: dict[str, Any]) -> str:
     return f"the switch, validation {objective.metric}: " + ", ".join(values)
 
 
-def _layer_table(switch: dict[str, Any]) -> str:
+def _layer_table(layers: Mapping[str, dict[str, Any]], names: Mapping[str, str]) -> str:
     rows = [
         {
-            "layer": str(number + 1),
+            "layer": names[path],
             "neurons": layer["features"],
             **{name: f"{100 * share:.0f} %" for name, share in layer["shares"].items()},
             "confidence": f"{layer['max_probability']:.2f}",
             "undecided": f"{100 * layer['undecided']:.0f} %",
         }
-        for number, layer in enumerate(switch["layers"].values())
+        for path, layer in ((path, layers[path]) for path in names)
     ]
     note = "confidence: mean largest probability; undecided: neurons where it is below 1/2"
     return f"{format_table(rows)}\n{note}"
 
 
 def compare(folders: Sequence[Path]) -> str:
-    """Runs of one task: test score per method and seed, means, and paired differences.
+    """Runs of one task: test score per row and seed, means, and paired differences.
 
-    The first run's method is the one that the others are compared with. The best uniform network
-    of a seed is picked by its validation result. Where the objective has a log scale, means are
-    geometric, and runs are compared by their ratio.
+    A row is a method with its control, and what else tells configs apart. The first row is the one
+    that the others are compared with. The best uniform network of a seed is picked by its
+    validation result. Where the objective has a log scale, means are geometric, and runs are
+    compared by their ratio.
+
+    Raises:
+        ValueError: see `compare_runs`.
     """
-    runs = [read_finished(folder) for folder in folders]
-    objective = runs[0].task.objective
-    scores: dict[str, dict[int, float]] = {}
-    best: dict[int, tuple[float, str]] = {}
-    for config, _, summary in runs:
-        last = summary["phases"][-1]
-        scores.setdefault(config.variant, {})[config.seed] = objective.compared(last)
-        if config.method.startswith("uniform:"):
-            candidate = objective.validation_error(last), config.method
-            best[config.seed] = min(best.get(config.seed, candidate), candidate)
-    first = next(iter(scores))
-    if best:
-        scores[BEST_UNIFORM] = {seed: scores[name][seed] for seed, (_, name) in best.items()}
-    seeds = sorted({run.config.seed for run in runs})
+    comparison = compare_runs(folders)
+    objective, seeds = comparison.task.objective, comparison.seeds
+    first = comparison.rows[0]
     rows = []
-    for variant, by_seed in scores.items():
-        row = {"method": variant}
-        for seed in seeds:
-            cell = objective.format(by_seed[seed]) if seed in by_seed else ""
-            if variant == BEST_UNIFORM and cell:
-                cell += f" ({best[seed][1].removeprefix('uniform:')})"
-            row[f"seed {seed}"] = cell
+    for row in (*comparison.rows, *comparison.best_uniform()):
+        cells = {"method": row.name, **{f"seed {seed}": _cell(row, seed) for seed in seeds}}
         if len(seeds) > 1:
             kind = "ratio to" if objective.log_scale else "minus"
-            row |= {
-                "mean": _over_seeds(objective, by_seed),
-                f"{kind} {first}": _against(objective, by_seed, scores[first]),
+            against = "" if row is first else _against(objective, row.scores(), first.scores())
+            cells |= {
+                "mean": _over_seeds(objective, row.scores()),
+                f"{kind} {first.name}": against,
             }
-        rows.append(row)
+        rows.append(cells)
     note = "\n[95 % interval of the mean over seeds, Student's t]" if len(seeds) > 2 else ""
-    return f"{runs[0].config.task}: {objective.label}\n\n{format_table(rows)}{note}"
+    return f"{comparison.task.name}: {objective.label}\n\n{format_table(rows)}{note}"
+
+
+def _cell(row: Row, seed: int) -> str:
+    """The score of a run; of the best uniform network also which one it was."""
+    if seed not in row.runs:
+        return ""
+    config, task, _ = row.runs[seed]
+    chosen = config.method.removeprefix("uniform:")
+    which = f" ({chosen})" if row.variant == BEST_UNIFORM else ""
+    return task.objective.format(row.scores()[seed]) + which
 
 
 def _over_seeds(objective: Objective, by_seed: Mapping[int, float]) -> str:
@@ -127,7 +135,7 @@ def _over_seeds(objective: Objective, by_seed: Mapping[int, float]) -> str:
 def _against(objective: Objective, by_seed: Mapping[int, float], first: Mapping[int, float]) -> str:
     """The ratio to the first method, or the difference from it, paired by seed."""
     pairs = statistics.pairs(by_seed, first)
-    if by_seed is first or not pairs:
+    if not pairs:
         return ""
     if objective.log_scale:
         # Two digits, and no exponent below a million.
@@ -156,18 +164,24 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Describes each run; with --table only compares them."""
-    try:
-        folders = [Path(argument) for argument in arguments if argument != "--table"]
-        if not folders:
-            raise ValueError("expected one run folder or more")
-        if "--table" not in arguments:
-            print("\n\n".join(describe(folder) for folder in folders) + "\n")
-        if len(folders) > 1:
-            print(compare(folders))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    """Describes and compares runs; returns the exit status."""
+    parser = Parser(prog="python -m experiments.report", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
+    parser.add_argument("--table", action="store_true", help="only compare them")
+    options = parser.parse_args(arguments)
+    return exit_status(lambda: _report(options.folders, only_table=options.table))
+
+
+def _report(folders: Sequence[Path], *, only_table: bool) -> int:
+    unfinished = [progress_of(folder) for folder in folders if not is_complete(folder)]
+    complete = [folder for folder in folders if is_complete(folder)]
+    if not complete:
+        raise ValueError("; ".join(unfinished))
+    parts = [] if only_table else [describe(folder) for folder in complete]
+    parts += unfinished
+    if only_table or len(complete) > 1:
+        parts.append(compare(complete))
+    print("\n\n".join(parts))
     return 0
 
 

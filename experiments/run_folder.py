@@ -13,24 +13,23 @@
 | fit.npz | a fitted function beside the true one |
 | figures/ | pictures |
 | predictions.csv | for rows that the user gave to `experiments.evaluate` |
-| .lock | held by the process that writes |
+| .lock | held by the process that writes: folder_lock.py |
 
 The same command in the same folder resumes.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from experiments.config import Config, from_json, to_json
+from experiments.config import Config, from_json, to_json, total_epochs
+from experiments.names import run_name, task_folder
 from experiments.objective import Objective, find_objective
 
 CONFIG, TASK, METRICS, SUMMARY = "config.json", "task.json", "metrics.jsonl", "summary.json"
@@ -38,8 +37,9 @@ CHOICES, SELECTION, FIT = "choices.json", "selection.npz", "fit.npz"
 CHECKPOINTS, DAMAGED_CHECKPOINTS = "checkpoints", "checkpoints-damaged"
 FIGURES, PREDICTIONS, LOCK = "figures", "predictions.csv", ".lock"
 
-MAY_DIFFER = ("data_dir", "run_dir", "checkpoint_seconds")
-"""Fields of the config that may differ when a run is resumed."""
+RESULT_FILES = (CONFIG, TASK, SUMMARY)
+DATA_FILES = (*RESULT_FILES, METRICS, CHOICES, SELECTION, FIT)
+"""What tables and figures are made from: of many runs, and of one."""
 
 T = TypeVar("T")
 
@@ -52,18 +52,10 @@ class RunError(RuntimeError):
 
 
 def folder_of(config: Config) -> Path:
-    """The run's folder."""
+    """The run's folder: --run-dir, or one that no other config has."""
     if config.run_dir is not None:
         return Path(config.run_dir)
-    return Path("runs") / _folder_name(config.task) / config.name
-
-
-def _folder_name(task: str) -> str:
-    """function:ratio → ratio, table:data/trees.csv → trees, my_tasks:waves → my_tasks-waves."""
-    kind, _, rest = task.partition(":")
-    if kind in ("table", "arrays"):
-        return Path(rest).stem
-    return (rest if kind == "function" else task).replace(":", "-")
+    return Path("runs") / task_folder(config.task) / run_name(config)
 
 
 def figures_folder(folder: Path) -> Path:
@@ -76,42 +68,11 @@ def is_complete(folder: Path) -> bool:
     return (folder / SUMMARY).exists()
 
 
-@contextlib.contextmanager
-def opened(folder: Path, config: Config) -> Iterator[None]:
-    """Holds the folder for one process; makes it, or checks that it belongs to the config.
-
-    Raises:
-        RunError: another process holds the folder, it holds a run of another config, or it is
-            no run folder.
-        ValueError: its config.json is damaged.
-    """
-    stored = _read(folder / CONFIG, _parse_config)
-    if stored is not None:
-        _check_same(folder, stored, config)
-    elif folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
-        raise RunError(f"{folder} is not empty and holds no {CONFIG}: choose another --run-dir")
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{folder} is in use by another process") from None
-        if stored is None:
-            write_config(folder, config)
-        yield
-
-
-def _check_same(folder: Path, stored: Config, config: Config) -> None:
-    differing = [
-        f"{field.name} = {getattr(stored, field.name)!r} there, {getattr(config, field.name)!r} now"
-        for field in dataclasses.fields(Config)
-        if field.name not in MAY_DIFFER
-        and getattr(stored, field.name) != getattr(config, field.name)
-    ]
-    if differing:
-        raise RunError(
-            f"{folder} holds another run ({'; '.join(differing)}): use another --run-dir"
-        )
+def progress_of(folder: Path) -> str:
+    """One line about a run that is not complete: how far it is."""
+    config = _required(folder, CONFIG, _parse_config)
+    done, total = len(read_metrics(folder)), total_epochs(config)
+    return f"{folder} holds no finished run: {done} of {total} epochs are done"
 
 
 # What the files hold
@@ -206,7 +167,7 @@ def read_run(folder: Path) -> RunData:
         metrics,
         read_choices(folder),
         _read(folder / SELECTION, _parse_arrays),
-        _read(folder / SUMMARY, _parse_json),
+        _read(folder / SUMMARY, _parse_summary),
         _read(folder / FIT, _parse_arrays),
         task,
     )
@@ -215,11 +176,19 @@ def read_run(folder: Path) -> RunData:
 def read_finished(folder: Path) -> FinishedRun:
     """Config, task and summary of a finished run; ValueError if it is not one."""
     folder = Path(folder)
-    return FinishedRun(
-        _required(folder, CONFIG, _parse_config),
-        _required(folder, TASK, _parse_task),
-        _required(folder, SUMMARY, _parse_json),
-    )
+    config = _required(folder, CONFIG, _parse_config)
+    if not is_complete(folder):
+        raise ValueError(progress_of(folder))
+    task = _required(folder, TASK, _parse_task)
+    summary = _required(folder, SUMMARY, _parse_summary)
+    if task.objective.result not in summary["phases"][-1]:
+        raise ValueError(f"{folder / SUMMARY} holds no {task.objective.result} of the last phase")
+    return FinishedRun(config, task, summary)
+
+
+def read_config(folder: Path) -> Config | None:
+    """config.json; None before it is written."""
+    return _read(folder / CONFIG, _parse_config)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -234,8 +203,10 @@ def read_choices(folder: Path) -> dict[str, LayerChoices] | None:
 
 def _required(folder: Path, name: str, parse: Callable[[Path], T]) -> T:
     content = _read(folder / name, parse)
+    if content is None and not folder.exists():
+        raise ValueError(f"{folder} does not exist")
     if content is None:
-        raise ValueError(f"{folder} holds no finished run: {folder / name} is missing")
+        raise ValueError(f"{folder} is no run folder: it holds no {name}")
     return content
 
 
@@ -244,20 +215,37 @@ def _read(path: Path, parse: Callable[[Path], T]) -> T | None:
         return None
     try:
         return parse(path)
-    except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+    except _DAMAGE as error:
+        raise ValueError(f"{path} cannot be read: {_told(error)}") from None
+
+
+_DAMAGE = (OSError, EOFError, ValueError, TypeError, LookupError, zipfile.BadZipFile)
+
+
+def _told(error: Exception) -> str:
+    return f"it holds no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _parse_config(path: Path) -> Config:
     return from_json(path.read_text())
 
 
-def _parse_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
+def _parse_object(text: str) -> dict[str, Any]:
+    record = json.loads(text)
+    if not isinstance(record, dict):
+        raise ValueError(f"expected a JSON object, got {text[:20]!r}")
+    return record
+
+
+def _parse_summary(path: Path) -> dict[str, Any]:
+    summary = _parse_object(path.read_text())
+    if not (isinstance(summary["phases"], list) and summary["phases"]):
+        raise ValueError("it holds no phases")
+    return summary
 
 
 def _parse_task(path: Path) -> TaskRecord:
-    record = json.loads(path.read_text())
+    record = _parse_object(path.read_text())
     objective = find_objective(record["objective"])
     for name in ("shape", "class_names"):
         record[name] = tuple(record[name])
@@ -265,7 +253,7 @@ def _parse_task(path: Path) -> TaskRecord:
 
 
 def _parse_rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    return [_parse_object(line) for line in path.read_text().split("\n")[:-1]]
 
 
 def _parse_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -277,7 +265,7 @@ def _parse_arrays(path: Path) -> dict[str, np.ndarray]:
 def _parse_choices(path: Path) -> dict[str, LayerChoices]:
     return {
         layer: LayerChoices(tuple(table["pool"]), np.asarray(table["choices"], int))
-        for layer, table in json.loads(path.read_text()).items()
+        for layer, table in _parse_object(path.read_text()).items()
     }
 
 

@@ -121,20 +121,6 @@ def test_presets_know_existing_tasks_and_name_no_variant():
             assert default_config(preset, task).variant == "two_phase"
 
 
-def test_runs_that_differ_have_different_folders():
-    base = default_config()
-    changed = [
-        base,
-        dataclasses.replace(base, seed=1),
-        dataclasses.replace(base, method="uniform:relu"),
-        dataclasses.replace(base, hidden=(32,)),
-        dataclasses.replace(base, control="shuffled"),
-        dataclasses.replace(base, carry_weights=False),
-        default_config("described"),
-    ]
-    assert len({config.name for config in changed}) == len(changed)
-
-
 @pytest.mark.parametrize(
     ("name", "point", "value"),
     [

@@ -1,191 +1,73 @@
 """Figures show the numbers of the run folder and nothing else changes."""
 
-import dataclasses
 import json
+import shutil
 import struct
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from synthetic_runs import write_run
 
-from experiments import figures, run_folder
-from experiments.config import POOLS, Config
+from experiments import figures, folder_lock, run_folder
+from experiments.config import POOLS
+from experiments.figures import drawing
 from experiments.figures.__main__ import main
-from experiments.objective import CLASSIFICATION, NEXT_CHARACTER, REGRESSION, Objective
-from experiments.presets import default_config
-from experiments.run_folder import TaskRecord
+from experiments.run_folder import RunData, RunError
 
 PHASE_FIGURES = ["shares", "shares_over_epochs", "choice_map", "curves"]
 DEEP = (768, 512, 512, 256, 256, 128, 128, 128, 64, 64, 64, 32, 32, 32, 16, 16, 16)
 
 
-# Synthetic run folders
-
-
-def objective_of(config: Config) -> Objective:
-    if config.task.startswith("function:"):
-        return REGRESSION
-    return NEXT_CHARACTER if config.task == "tiny_shakespeare" else CLASSIFICATION
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    exponent = np.exp(logits - logits.max(-1, keepdims=True))
-    return exponent / exponent.sum(-1, keepdims=True)
-
-
-def layer_row(names: tuple[str, ...], logits: np.ndarray, certain: bool = False) -> dict:
-    counts = np.bincount(logits.argmax(-1), minlength=len(names))
-    largest = softmax(logits).max(-1)
-    return {
-        "features": len(logits),
-        "counts": dict(zip(names, counts.tolist(), strict=True)),
-        "shares": dict(zip(names, (counts / len(logits)).tolist(), strict=True)),
-        "max_probability": 1.0 if certain else float(largest.mean()),
-        "entropy": 0.0 if certain else 1.0,
-        "undecided": 0.0 if certain else float((largest < 0.5).mean()),
-    }
-
-
-def drawn_logits(config: Config, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Early layers lean to the first functions of the pool, deep ones to the last."""
-    functions, depth = len(config.activation_pool), len(config.widths)
-    logits = {}
-    for number, width in enumerate(config.widths):
-        peak = (functions - 1) * (0.2 + 0.7 * number / max(depth - 1, 1))
-        tilt = 1.5 * np.exp(-0.5 * (np.arange(functions) - peak) ** 2)
-        spread = rng.gamma(2.0, 0.6, (width, 1))
-        logits[f"activations.{number}"] = tilt + spread * rng.gumbel(size=(width, functions))
-    return logits
-
-
-def metrics_rows(config: Config, logits: dict[str, np.ndarray]) -> list[dict]:
-    rng = np.random.default_rng(1)
-    names = config.activation_pool.names
-    start = {path: rng.normal(0, 0.1, layer.shape) for path, layer in logits.items()}
-    total = config.selective_epochs + config.mixed_epochs
-    rows = []
-    for epoch in range(1, total + 1):
-        selective = epoch <= config.selective_epochs
-        done = min(epoch / config.selective_epochs, 1.0)
-        phase = ("selective" if selective else "mixed") if logits else "uniform"
-        noise = np.exp(rng.normal(0, 0.08, 2))
-        fall = 2.3 * np.exp(-5 * (epoch / total) ** 0.6)
-        train = (fall + (0.02 if selective else 0.005)) * noise[0]
-        validation = (fall + 0.09) * noise[1]
-        scores = (float(np.exp(-train)), float(np.exp(-0.9 * validation)))
-        if objective_of(config) is REGRESSION:
-            validation = train * 1.2 * noise[1]
-            scores = (train, validation)
-        rows.append(
-            {
-                "epoch": epoch,
-                "phase": phase,
-                "phase_epoch": epoch - (0 if phase != "mixed" else config.selective_epochs),
-                "train_loss": float(train),
-                "train_score": scores[0],
-                "validation_loss": float(validation),
-                "validation_score": scores[1],
-                "temperature": 2.0 - 1.5 * done,
-                "learning_rate": 1e-3,
-                "seconds": 0.5,
-                "layers": {
-                    path: layer_row(names, start[path] + done * layer, not selective)
-                    for path, layer in logits.items()
-                },
-            }
-        )
-    return rows
-
-
-def summary_of(config: Config, rows: list[dict], rng: np.random.Generator) -> dict:
-    phases = []
-    for name in dict.fromkeys(row["phase"] for row in rows):
-        own = [row for row in rows if row["phase"] == name]
-        best = min(own, key=lambda row: row["validation_loss"])
-        phase = {"name": name, "epochs": len(own), "best_epoch": best["phase_epoch"]}
-        for split in ("validation", "test"):
-            phase[f"{split}_loss"] = best["validation_loss"]
-            phase[f"{split}_score"] = best["validation_score"]
-        if objective_of(config) is REGRESSION:
-            phase["test_normalized_error"] = float(1e-5 * np.exp(rng.normal()))
-            phase["outside_normalized_error"] = 1e-2
-        phases.append(phase)
-    summary = {"phases": phases, "switch": {}, "class_names": []}
-    if objective_of(config) is not REGRESSION:
-        wrong = rng.poisson(rng.gamma(0.4, 6, (10, 10)))
-        np.fill_diagonal(wrong, 0)
-        summary["confusion"] = (wrong + np.diag(1000 - wrong.sum(1))).tolist()
-        summary["class_names"] = [
-            *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-        ]
-    return summary
-
-
-def fit_arrays() -> dict[str, np.ndarray]:
-    """x1·x2 + sin 2x3, fitted well inside the training box and badly outside."""
-
-    def fitted(true: np.ndarray, *inputs: np.ndarray) -> np.ndarray:
-        outside = sum(np.maximum(np.abs(x) - 2, 0) ** 2 for x in inputs)
-        return true + 0.002 * np.sin(5 * sum(inputs) + 0.3) - 0.4 * outside
-
-    line, plane = np.linspace(-3, 3, 121), np.linspace(-3, 3, 61)
-    true = np.stack([0.5 * line + np.sin(1), 0.5 * line + np.sin(1), 0.25 + np.sin(2 * line)])
-    x1, x2 = np.meshgrid(plane, plane)
-    plane_true = x1 * x2 + np.sin(1)
-    return {
-        "line_x": line,
-        "line_true": true,
-        "line_fit": fitted(true, line),
-        "plane_x": plane,
-        "plane_true": plane_true,
-        "plane_fit": fitted(plane_true, x1, x2),
-        "held": np.float32(0.5),
-        "inside": np.float32(2.0),
-    }
-
-
-def write_run(folder: Path, task: str = "fashion_mnist", **changes) -> Path:
-    """A finished run's folder."""
-    config = dataclasses.replace(default_config("recommended", task), **changes)
-    rng = np.random.default_rng(config.seed)
-    logits = drawn_logits(config, rng) if config.method == "two_phase" else {}
-    rows = metrics_rows(config, logits)
-    folder.mkdir(parents=True)
-    run_folder.write_config(folder, config)
-    run_folder.write_task(folder, TaskRecord(config.task, objective_of(config), (64,), 10))
-    for row in rows:
-        run_folder.append_metrics(folder, row)
-    run_folder.write_summary(folder, summary_of(config, rows, rng))
-    if logits:
-        names = list(config.activation_pool.names)
-        choices = {
-            path: {"pool": names, "choices": layer.argmax(-1).tolist()}
-            for path, layer in logits.items()
-        }
-        run_folder.write_choices(folder, choices)
-        run_folder.write_selection(folder, logits)
-    if objective_of(config) is REGRESSION:
-        run_folder.write_fit(folder, fit_arrays())
-    return folder
-
-
 FOLDERS = {
     "images": dict(architecture=3, selective_epochs=20, mixed_epochs=40),
     "deep": dict(hidden=DEEP, selective_epochs=10, mixed_epochs=90, pool="extended"),
+    "resnet": dict(task="cifar10", selective_epochs=2, mixed_epochs=4),
+    "text": dict(task="tiny_shakespeare", pool="extended", select_epoch="lowest_loss"),
     "uniform": dict(method="uniform:relu", selective_epochs=10, mixed_epochs=20),
     "function": dict(task="function:product_sine"),
 }
 
 
+class Gallery:
+    """Run folders and their figures, made when they are asked for and then kept."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._runs: dict[str, RunData] = {}
+        self._figures: dict[tuple[str, str], tuple[Figure, list]] = {}
+
+    def run(self, name: str) -> RunData:
+        if name not in self._runs:
+            self._runs[name] = figures.read_run(write_run(self.root / name, **FOLDERS[name]))
+        return self._runs[name]
+
+    def figure(self, name: str, kind: str) -> Figure:
+        return self.drawn(name, kind)[0]
+
+    def drawn(self, name: str, kind: str) -> tuple[Figure, list]:
+        """The figure, and its visible texts with their boxes in pixels."""
+        if (name, kind) not in self._figures:
+            run, texts, plain = self.run(name), [], Text.draw
+
+            def draw_and_note(text, renderer):
+                if text.get_visible() and text.get_text():
+                    texts.append((text, text.get_window_extent(renderer)))
+                plain(text, renderer)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Text, "draw", draw_and_note)
+                self._figures[name, kind] = figures.FIGURES[kind](run), texts
+        return self._figures[name, kind]
+
+
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("runs")
-    return {name: write_run(root / name, **changes) for name, changes in FOLDERS.items()}
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    return Gallery(tmp_path_factory.mktemp("gallery"))
 
 
 @pytest.fixture(autouse=True)
@@ -200,60 +82,132 @@ def unchanged_settings():
 # Which files appear
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose figures are drawn."""
+    folder = tmp_path_factory.mktemp("small") / "run"
+    write_run(folder, selective_epochs=2, mixed_epochs=2, hidden=(16, 8))
+    assert len(figures.draw_figures(folder)) == 10
+    return folder
+
+
+@pytest.fixture
+def copy(small, tmp_path) -> Path:
+    return shutil.copytree(small, tmp_path / "copy")
+
+
 def png_size(path: Path) -> tuple[int, int]:
     data = path.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     return struct.unpack(">II", data[16:24])
 
 
+def test_a_folder_gets_the_figures_it_has_data_for(small, tmp_path):
+    short = dict(selective_epochs=1, mixed_epochs=1)
+    uniform = write_run(tmp_path / "uniform", method="uniform:relu", **short)
+    function = write_run(tmp_path / "function", task="function:product_sine", **short)
+    for folder, expected in (
+        (small, [*PHASE_FIGURES, "confusion"]),
+        (uniform, ["curves", "confusion"]),
+        (function, [*PHASE_FIGURES, "fit"]),
+    ):
+        paths = figures.draw_figures(folder)
+        assert paths == [
+            folder / "figures" / f"{figure}.{kind}"
+            for figure in figures.FIGURES
+            if figure in expected
+            for kind in ("png", "svg")
+        ]
+        assert set(paths) == set((folder / "figures").iterdir())
+        for path in paths:
+            if path.suffix == ".png":
+                width, height = png_size(path)
+                assert 600 <= width <= 1400, path
+                assert 150 <= height <= 1900, path
+            else:
+                assert "<svg" in path.read_text()[:1000]
+                assert path.stat().st_size < 4e6
+
+
+@pytest.fixture
+def written(monkeypatch) -> list[str]:
+    """The names of the figures that are written from now on."""
+    names: list[str] = []
+    plain = drawing._write
+
+    def write(figure, path, digest):
+        names.append(path.stem)
+        plain(figure, path, digest)
+
+    monkeypatch.setattr(drawing, "_write", write)
+    return names
+
+
+def test_what_would_not_change_is_not_drawn_again(copy, written, monkeypatch):
+    paths = figures.draw_figures(copy)
+    assert len(paths) == 10
+    assert not written
+    (copy / "figures" / "curves.svg").unlink()
+    (copy / "figures" / "shares.png").write_bytes(b"half a pic")
+    assert figures.draw_figures(copy) == paths
+    assert written == ["shares", "curves"]
+    written.clear()
+    monkeypatch.setitem(figures.FIGURES, "curves", figures.FIGURES["shares"])  # quick to draw
+    monkeypatch.setattr(drawing, "FIGURES", {"shares": figures.FIGURES["shares"]})
+    (copy / "fit.npz").write_bytes((copy / "selection.npz").read_bytes())
+    figures.draw_figures(copy)
+    assert written == ["shares"]
+    monkeypatch.setattr(drawing, "_version", lambda: "other code")
+    figures.draw_figures(copy)
+    figures.draw_figures(copy)
+    assert written == ["shares"] * 2
+    figures.draw_figures(copy, force=True)
+    assert written == ["shares"] * 3
+
+
+def test_a_folder_in_use_is_not_drawn(copy, capsys):
+    with folder_lock.locked(copy):
+        with pytest.raises(RunError, match="in use by another process"):
+            figures.draw_figures(copy, force=True)
+        assert main([str(copy)]) == 1
+    assert capsys.readouterr().err == f"error: {copy} is in use by another process\n"
+
+
+def test_a_comparison_is_drawn_when_a_result_changes(copy, tmp_path, written):
+    path = tmp_path / "comparison.png"
+    first = figures.draw_comparison([copy], path)
+    assert figures.draw_comparison([copy], path) == first == [path, path.with_suffix(".svg")]
+    assert len(written) == 1
+    bytes_of_first = [file.read_bytes() for file in first]
+    figures.draw_comparison([copy], path, force=True)
+    assert [file.read_bytes() for file in first] == bytes_of_first  # equal data, equal bytes
+    summary = json.loads((copy / "summary.json").read_text())
+    run_folder.write_summary(copy, {**summary, "seconds": 1.0})
+    figures.draw_comparison([copy], path)
+    assert len(written) == 3
+
+
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "kind"),
     [
-        ("images", [*PHASE_FIGURES, "confusion"]),
-        ("uniform", ["curves", "confusion"]),
-        ("function", [*PHASE_FIGURES, "fit"]),
+        *itertools.product(("images", "deep", "resnet", "text", "function"), PHASE_FIGURES),
+        *itertools.product(("images", "resnet", "uniform"), ["confusion"]),
+        *(("uniform", "curves"), ("function", "fit")),
     ],
 )
-def test_a_folder_gets_the_figures_it_has_data_for(folders, name, expected):
-    paths = figures.draw_figures(folders[name])
-    written = {path.name for path in (folders[name] / "figures").iterdir()}
-    assert {path.name for path in paths} == written
-    assert written == {figure + suffix for figure in expected for suffix in (".png", ".svg")}
-    for path in paths:
-        if path.suffix == ".png":
-            width, height = png_size(path)
-            assert 600 <= width <= 1400, path
-            assert 150 <= height <= 1900, path
-        else:
-            assert "<svg" in path.read_text()[:1000]
-            assert path.stat().st_size < 4e6
-
-
-@pytest.mark.parametrize("name", FOLDERS)
-def test_no_text_is_clipped(folders, name, monkeypatch):
-    run = figures.read_run(folders[name])
-    texts = []
-    plain_draw = Text.draw
-
-    def draw_and_note(text, renderer):
-        if text.get_visible() and text.get_text():
-            texts.append((text.get_text(), text.get_window_extent(renderer)))
-        plain_draw(text, renderer)
-
-    for draw in figures.FIGURES.values():
-        try:
-            figure = draw(run)
-        except figures.MissingData:
-            continue
-        texts.clear()
-        with monkeypatch.context() as patch:
-            patch.setattr(Text, "draw", draw_and_note)
-            figure.draw_without_rendering()
-        width, height = figure.bbox.size
-        assert len(texts) > 5
-        for text, box in texts:
-            inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
-            assert inside, (draw.__name__, text, box)
+def test_no_text_is_clipped_or_covered_by_another(gallery, name, kind):
+    figure, texts = gallery.drawn(name, kind)
+    width, height = figure.bbox.size
+    assert len(texts) > 5
+    for text, box in texts:
+        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+        assert inside, (text.get_text(), box)
+    upright = [(text.get_text(), box) for text, box in texts if text.get_rotation() in (0, 90)]
+    boxes = np.array([box.extents for _, box in upright])
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    covered = (high - low > 1).all(-1) & ~np.eye(len(boxes), dtype=bool)
+    assert not [(upright[i][0], upright[j][0]) for i, j in np.argwhere(covered)]
 
 
 def test_missing_files_leave_their_figures_out(tmp_path):
@@ -308,22 +262,12 @@ def test_a_damaged_file_is_named(tmp_path, name):
         figures.read_run(folder)
 
 
-def test_equal_data_give_equal_files(folders, tmp_path):
-    first, second = (
-        figures.draw_comparison([folders["uniform"]], tmp_path / name / "comparison.png")
-        for name in ("a", "b")
-    )
-    assert [path.suffix for path in first] == [".png", ".svg"]
-    for one, other in zip(first, second, strict=True):
-        assert one.read_bytes() == other.read_bytes()
-
-
 # The numbers drawn are those of the folder
 
 
-def test_shares_are_the_counts_of_the_choices(folders):
-    run = figures.read_run(folders["images"])
-    axes = figures.shares(run).axes[0]
+def test_shares_are_the_counts_of_the_choices(gallery):
+    run = gallery.run("images")
+    axes = gallery.figure("images", "shares").axes[0]
     drawn = [
         (round(bar.get_y() + bar.get_height() / 2), to_hex(bar.get_facecolor()), bar.get_width())
         for bar in axes.patches
@@ -342,13 +286,13 @@ def test_shares_are_the_counts_of_the_choices(folders):
     assert labels == ["layer 1 (512)", "layer 2 (256)", "layer 3 (128)", "layer 4 (64)"]
 
 
-def test_shares_over_epochs_are_the_metrics(folders):
-    run = figures.read_run(folders["images"])
-    figure = figures.shares_over_epochs(run)
+def test_shares_over_epochs_are_the_metrics(gallery):
+    run = gallery.run("images")
+    figure = gallery.figure("images", "shares_over_epochs")
     names = run.config.activation_pool.names
     for number, axes in enumerate(figure.axes):
         path = f"activations.{number}"
-        assert axes.get_title("left") == figures.layer_label(path, run.config.widths[number])
+        assert axes.get_title("left") == f"layer {number + 1} ({run.config.widths[number]})"
         areas, fixed = axes.collections[: len(names)], axes.collections[len(names) :]
         assert [to_hex(area.get_facecolor()[0]) for area in areas] == [
             figures.FUNCTION_COLORS[name].lower() for name in names
@@ -360,6 +304,29 @@ def test_shares_over_epochs_are_the_metrics(folders):
         shares = run.rows("mixed")[-1]["layers"][path]["shares"]
         drawn = heights(fixed, 1.09 * len(rows))
         np.testing.assert_allclose(drawn, [100 * shares[name] for name in names])
+
+
+def test_many_layers_stand_in_their_order_and_say_where(gallery):
+    """metrics.jsonl has activations.10 before activations.2."""
+    run = gallery.run("resnet")
+    assert list(run.metrics[0]["layers"])[2] == "activations.10"
+    labels = [
+        text.get_text() for text in gallery.figure("resnet", "shares").axes[0].get_yticklabels()
+    ]
+    assert labels[:3] == [
+        "stem (16)",
+        "stage 1 block 1, inside (16)",
+        "stage 1 block 1, after the addition (16)",
+    ]
+    assert labels[10] == "stage 2 block 2, after the addition (32)"
+    panels = gallery.figure("resnet", "shares_over_epochs").axes[: len(labels)]
+    assert [panel.get_title("left").replace("\n", ", ") for panel in panels] == labels
+    for panel, path in zip(panels, [f"activations.{number}" for number in range(19)], strict=True):
+        share = 100 * run.rows("selective")[-1]["layers"][path]["shares"]["relu"]
+        (height,) = heights(panel.collections[:1], 1.5)
+        assert height == pytest.approx(share), path
+    upper = gallery.figure("resnet", "curves").axes[2]
+    assert [line.get_label() for line in upper.lines] == list(run.choices)
 
 
 def heights(areas, x: float) -> list[float]:
@@ -376,48 +343,14 @@ def heights(areas, x: float) -> list[float]:
     return found
 
 
-def test_a_cell_of_the_map_is_its_neuron(folders):
-    run = figures.read_run(folders["images"])
-    axes = figures.choice_map(run).axes[0]
-    assert len(axes.collections) == 4
-    for mesh, path in zip(axes.collections, run.logits, strict=True):
-        logits, layer = run.logits[path], run.choices[path]
-        cells = np.asarray(mesh.get_array()).reshape(-1, 4)
-        assert len(cells) == len(logits)  # the widths are multiples of 64
-        for neuron in (0, 5, len(logits) - 1):
-            choice = layer.choices[neuron]
-            probability = softmax(logits[neuron])[choice]
-            strength = 0.15 + 0.85 * (probability - 1 / 6) / (1 - 1 / 6)
-            full = np.array(to_rgb(figures.FUNCTION_COLORS[layer.pool[choice]]))
-            expected = strength * full + (1 - strength) * 1.0
-            np.testing.assert_allclose(cells[neuron], [*expected, 1], atol=1e-6)
-
-
-def test_the_map_leaves_the_end_of_a_row_empty(tmp_path):
-    folder = write_run(tmp_path / "run", selective_epochs=1, mixed_epochs=1, hidden=(40, 16))
-    first, second = figures.choice_map(figures.read_run(folder)).axes[0].collections
-    for mesh, neurons in ((first, 40), (second, 16)):
-        alpha = np.asarray(mesh.get_array()).reshape(-1, 4)[:, 3]
-        np.testing.assert_array_equal(alpha, np.arange(len(alpha)) < neurons)
-        assert len(alpha) % 32 == 0
-
-
-def test_certain_neurons_have_the_full_colour_and_chance_the_faintest():
-    layer = figures.LayerChoices(("relu", "sin"), np.array([0, 1, 1]))
-    colors = figures.choice_colors(layer, np.array([1.0, 1.0, 0.5]))
-    assert to_hex(colors[0]) == figures.FUNCTION_COLORS["relu"].lower()
-    assert to_hex(colors[1]) == figures.FUNCTION_COLORS["sin"].lower()
-    np.testing.assert_allclose(1 - colors[2], figures.FAINTEST * (1 - colors[1]))
-
-
 def lines(axes, label: str):
     return next(line for line in axes.lines if line.get_label() == label)
 
 
-@pytest.mark.parametrize("name", ["images", "uniform", "function"])
-def test_curves_are_the_metrics(folders, name):
-    run = figures.read_run(folders[name])
-    figure = figures.curves(run)
+@pytest.mark.parametrize("name", ["images", "uniform", "function", "text"])
+def test_curves_are_the_metrics(gallery, name):
+    run = gallery.run(name)
+    figure = gallery.figure(name, "curves")
     quantities = [("loss", 1), ("score", 100)][: 1 if name == "function" else 2]
     for axes, (quantity, scale) in zip(figure.axes, quantities, strict=False):
         for split in ("train", "validation"):
@@ -425,21 +358,27 @@ def test_curves_are_the_metrics(folders, name):
             assert line.get_xdata().tolist() == [row["epoch"] for row in run.metrics]
             values = [scale * row[f"{split}_{quantity}"] for row in run.metrics]
             np.testing.assert_array_equal(line.get_ydata(), values)
-        best = lines(axes, "lowest validation loss of a phase").get_xdata().tolist()
+        label = "tested: the last epoch of a phase"
+        if name == "text":
+            label = "tested: the lowest validation loss of a phase"
+        tested = lines(axes, label)
         phases = run.summary["phases"]
         offsets = np.cumsum([0, *(phase["epochs"] for phase in phases)])
-        expected = [start + p["best_epoch"] for start, p in zip(offsets, phases, strict=False)]
-        assert best == expected
+        key = "best_epoch" if name == "text" else "epochs"
+        expected = [start + phase[key] for start, phase in zip(offsets, phases, strict=False)]
+        assert tested.get_xdata().tolist() == expected
+        values = lines(axes, "validation").get_ydata()
+        np.testing.assert_array_equal(tested.get_ydata(), [values[at - 1] for at in expected])
         marks = [text.get_text() for text in axes.texts]
         assert marks == ([] if name == "uniform" else ["switch"])
     assert (figure.axes[0].get_yscale() == "log") or name != "function"
-    assert len(figure.axes) == {"images": 4, "uniform": 2, "function": 3}[name]
+    assert len(figure.axes) == {"images": 4, "uniform": 2, "function": 3, "text": 4}[name]
 
 
-def test_confidence_and_temperature_are_those_of_phase_1(folders):
-    run = figures.read_run(folders["images"])
+def test_confidence_and_temperature_are_those_of_phase_1(gallery):
+    run = gallery.run("images")
     rows = run.rows("selective")
-    upper, lower = figures.curves(run).axes[2:]
+    upper, lower = gallery.figure("images", "curves").axes[2:]
     for path in run.choices:
         values = [row["layers"][path]["max_probability"] for row in rows]
         np.testing.assert_array_equal(lines(upper, path).get_ydata(), values)
@@ -447,10 +386,10 @@ def test_confidence_and_temperature_are_those_of_phase_1(folders):
     assert [label.get_text() for label in upper.get_yticklabels()] == ["1/6", "0.5", "1"]
 
 
-def test_confusion_holds_percent_and_counts(folders):
-    run = figures.read_run(folders["images"])
+def test_confusion_holds_percent_and_counts(gallery):
+    run = gallery.run("images")
     counts = np.array(run.summary["confusion"])
-    axes = figures.confusion(run).axes[0]
+    axes = gallery.figure("images", "confusion").axes[0]
     cells = {tuple(map(round, text.get_position()[::-1])): text for text in axes.texts}
     assert set(cells) == set(map(tuple, np.argwhere(counts).tolist()))
     for (row, column), text in cells.items():
@@ -464,9 +403,9 @@ def test_confusion_holds_percent_and_counts(folders):
     assert names == run.summary["class_names"]
 
 
-def test_fit_is_the_fit(folders):
-    run = figures.read_run(folders["function"])
-    figure = figures.fit(run)
+def test_fit_is_the_fit(gallery):
+    run = gallery.run("function")
+    figure = gallery.figure("function", "fit")
     panels, planes = figure.axes[:3], figure.axes[3:6]
     for number, axes in enumerate(panels):
         for label, key in (("true", "line_true"), ("fitted", "line_fit")):
@@ -529,7 +468,9 @@ def scored(root: Path, task: str, scores: dict[str, list[float]]) -> list[Path]:
     ],
 )
 def test_comparison_shows_every_run_best_first(tmp_path, task, scores, order, scale, label):
-    axes = figures.comparison(scored(tmp_path, task, scores)).axes[0]
+    figure = figures.comparison(scored(tmp_path, task, scores))
+    assert figure.get_suptitle() == task
+    axes = figure.axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == order
     weights = [text.get_fontweight() for text in axes.get_yticklabels()]
     assert [weight == "bold" for weight in weights] == [name == "two-phase" for name in order]
@@ -562,12 +503,13 @@ def test_comparison_tells_controls_and_networks_apart(tmp_path):
     }
 
 
-def test_comparison_wants_one_task_and_finished_runs(folders, tmp_path):
+def test_comparison_wants_one_task_and_finished_runs(gallery, tmp_path):
+    gallery.run("uniform"), gallery.run("function")
     with pytest.raises(ValueError, match="expected runs of one task, got"):
-        figures.comparison([folders["images"], folders["function"]])
+        figures.comparison([gallery.root / "uniform", gallery.root / "function"])
     with pytest.raises(ValueError, match="got none"):
         figures.comparison([])
-    with pytest.raises(ValueError, match="no finished run"):
+    with pytest.raises(ValueError, match=r"holds no config\.json"):
         figures.comparison([tmp_path])
 
 
@@ -593,8 +535,8 @@ def test_unknown_functions_get_other_colours():
     assert not set(figures.OTHER_COLORS) & set(figures.FUNCTION_COLORS.values())
 
 
-def test_settings_of_the_caller_do_not_matter(folders):
-    run = figures.read_run(folders["uniform"])
+def test_settings_of_the_caller_do_not_matter(gallery):
+    run = gallery.run("uniform")
     plain = figures.curves(run)
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black"}):
         other = figures.curves(run)

@@ -14,6 +14,7 @@ from jax import monitoring
 from experiments import run_folder
 from experiments.checkpoints import Checkpoints
 from experiments.config import Config
+from experiments.names import run_name
 from experiments.objective import CLASSIFICATION
 from experiments.presets import default_config
 from experiments.run_folder import RunError, read_finished
@@ -35,7 +36,7 @@ def tiny(folder: Path, task: str = "digits", preset: str = "recommended", **chan
     if task != "digits":
         settings["steps_per_epoch"] = 20
     config = dataclasses.replace(default_config(preset, task), **(settings | changes))
-    return dataclasses.replace(config, run_dir=str(folder / config.name))
+    return dataclasses.replace(config, run_dir=str(folder / run_name(config)))
 
 
 def train_all(configs, at_once=8):
@@ -44,7 +45,7 @@ def train_all(configs, at_once=8):
 
 def moved(configs, folder: Path) -> list[Config]:
     """The same runs in another place."""
-    return [dataclasses.replace(c, run_dir=str(folder / c.name)) for c in configs]
+    return [dataclasses.replace(c, run_dir=str(folder / run_name(c))) for c in configs]
 
 
 def rows(config: Config) -> list[dict]:

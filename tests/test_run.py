@@ -1,9 +1,7 @@
 """Whole runs: the folder, resuming, damage, bad input, the command line."""
 
 import dataclasses
-import importlib.util
 import json
-import os
 import re
 import signal
 import subprocess
@@ -14,26 +12,21 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from scipy import stats
 
-from experiments import demo, report, run_folder
+from experiments import demo, folder_lock, report, run_folder
 from experiments import run as program
 from experiments.checkpoints import Checkpoints
 from experiments.config import Config
-from experiments.data import functions
+from experiments.data import DataError, functions
 from experiments.data.tasks import load_task
-from experiments.objective import CLASSIFICATION, REGRESSION
 from experiments.presets import default_config
-from experiments.run_folder import RunError, TaskRecord, read_finished
+from experiments.run_folder import RunError, read_finished
 from experiments.training import step, train
 from experiments.training.state import Run
 from experiments.training.train import resume, train_and_evaluate
 from smartmixed_jax import ActivationPool
 
 REPOSITORY = Path(__file__).parents[1]
-needs_command_line = pytest.mark.skipif(
-    importlib.util.find_spec("tyro") is None, reason="the command line needs tyro"
-)
 
 
 def tiny(folder: Path, task: str = "digits", preset: str = "recommended", **changes) -> Config:
@@ -165,7 +158,6 @@ def test_interrupted_between_the_phases(whole, tmp_path, monkeypatch, broken):
     assert_same_run(whole, config)
 
 
-@needs_command_line
 def test_a_killed_process_resumes_bit_for_bit(whole, tmp_path):
     """SIGKILL in another process, in the middle of training."""
     config = dataclasses.replace(whole, run_dir=str(tmp_path / "run"), checkpoint_seconds=0.0)
@@ -233,7 +225,7 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
 def test_a_folder_in_use_is_refused(tmp_path):
     config = tiny(tmp_path / "run")
     with (
-        run_folder.opened(tmp_path / "run", config),
+        folder_lock.opened(tmp_path / "run", config),
         pytest.raises(RunError, match="in use by another process"),
     ):
         train_and_evaluate(config, show_progress=False)
@@ -258,10 +250,9 @@ def test_a_full_disk_ends_the_run_in_one_line(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "summary.json").exists()
 
 
-@needs_command_line
 def test_nothing_is_written_without_data(tmp_path, monkeypatch):
     def missing(*_):
-        raise program.DataError("mnist: no data")
+        raise DataError("mnist: no data")
 
     monkeypatch.setattr("experiments.data.images.load", missing)
     assert program.main(["--task", "mnist", "--run-dir", str(tmp_path / "run")]) == 1
@@ -305,136 +296,9 @@ def test_a_uniform_run_has_one_phase_and_no_choices(tmp_path):
     assert not (folder / "choices.json").exists()
 
 
-def finished(root: Path, scores: dict[tuple[str, int], dict[str, float]], **changes) -> list[Path]:
-    """Folders of runs as they end, with the numbers of their last phase."""
-    objective = REGRESSION if "task" in changes else CLASSIFICATION
-    folders = []
-    for (method, seed), phase in scores.items():
-        folder = root / f"{method.replace(':', '-')}-{seed}"
-        config = tiny(folder, method=method, seed=seed, **changes)
-        folder.mkdir()
-        run_folder.write_config(folder, config)
-        run_folder.write_task(folder, TaskRecord(config.task, objective, (64,), 1))
-        run_folder.write_summary(folder, {"phases": [phase]})
-        folders.append(folder)
-    return folders
-
-
-def row_of(table: str, method: str) -> str:
-    return " ".join(next(line for line in table.splitlines() if line.startswith(method)).split())
-
-
-def test_the_comparison_picks_the_best_uniform_network_by_validation(tmp_path):
-    scores = {"two_phase": (0.5, 0.9), "uniform:relu": (0.88, 0.91), "uniform:tanh": (0.89, 0.80)}
-    table = report.compare(
-        finished(
-            tmp_path,
-            {
-                (method, 0): {"validation_score": validation, "test_score": score}
-                for method, (validation, score) in scores.items()
-            },
-        )
-    )
-    assert row_of(table, "best uniform") == "best uniform, by validation 80.00 (tanh)"
-    assert row_of(table, "uniform:relu") == "uniform:relu 91.00"
-    assert "digits: test accuracy (%)" in table
-    assert "mean" not in table
-
-
-def test_the_comparison_gives_means_paired_differences_and_their_intervals(tmp_path):
-    two_phase, relu = [0.90, 0.92, 0.94], [0.92, 0.93, 0.97]
-    scores = {
-        (method, seed): {"validation_score": 0.5, "test_score": score}
-        for method, values in (("two_phase", two_phase), ("uniform:relu", relu))
-        for seed, score in enumerate(values)
-    }
-    table = report.compare(finished(tmp_path, scores))
-    low, high = stats.t.interval(0.95, 2, loc=92, scale=stats.sem([90, 92, 94]))
-    assert row_of(table, "two_phase").endswith(f"94.00 92.00 [{low:.2f}, {high:.2f}]")
-    low, high = stats.t.interval(0.95, 2, loc=2, scale=stats.sem([2, 1, 3]))
-    assert row_of(table, "uniform:relu").endswith(f"+2.00 [{low:.2f}, +{high:.2f}]")
-    assert "minus two_phase" in table
-
-
-def test_errors_of_functions_are_compared_by_their_ratio(tmp_path):
-    two_phase, relu = [1e-6, 4e-6, 2e-6], [8e-6, 8e-6, 8e-6]
-    scores = {
-        (method, seed): {"validation_score": 0.5, "test_normalized_error": score}
-        for method, values in (("two_phase", two_phase), ("uniform:relu", relu))
-        for seed, score in enumerate(values)
-    }
-    settings = dict(task="function:product_sine", batch_size=8)
-    table = report.compare(finished(tmp_path, scores, **settings))
-    logs = np.log([8, 2, 4])
-    low, high = np.exp(stats.t.interval(0.95, 2, loc=np.mean(logs), scale=stats.sem(logs)))
-    assert row_of(table, "uniform:relu").endswith(f" 4 [{low:.2g}, {high:.2g}]")
-    assert " 2.00e-06 [" in row_of(table, "two_phase")
-    assert "ratio to two_phase" in table
-
-
-def test_a_comparison_with_runs_missing_shows_the_rest(tmp_path):
-    scores = {
-        run: {"validation_score": 0.5, "test_score": 0.25}
-        for run in (("two_phase", 0), ("two_phase", 1), ("uniform:relu", 1), ("uniform:tanh", 2))
-    }
-    table = report.compare(finished(tmp_path, scores))
-    assert row_of(table, "two_phase") == "two_phase 25.00 25.00 25.00"
-    assert row_of(table, "uniform:relu") == "uniform:relu 25.00 25.00 0.00"
-    assert row_of(table, "uniform:tanh") == "uniform:tanh 25.00 25.00"
-    assert row_of(table, "best").endswith("25.00 (relu) 25.00 (tanh) 25.00 0.00")
-
-
 # The command line
 
 
-@needs_command_line
-def test_help_documents_every_option():
-    result = subprocess.run(
-        [sys.executable, "-m", "experiments.run", "--help"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    for field in dataclasses.fields(Config):
-        option = "--" + field.name.replace("_", "-")
-        # The option, its values, and behind them or on the next line a sentence.
-        assert re.search(rf"{option}\b[^\n]*\n?[^\n]*[a-z]{{3}} [a-z]", result.stdout), option
-
-
-@needs_command_line
-def test_preset_and_task_decide_the_defaults():
-    assert program.parse(["--preset", "published", "--task=mnist"]) == default_config(
-        "published", "mnist"
-    )
-    config = program.parse(["--task", "function:kinks", "--seed", "3"])
-    assert config == dataclasses.replace(default_config("recommended", "function:kinks"), seed=3)
-
-
-@needs_command_line
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--task", "mnits"], "task = 'mnits'"),
-        (["--temperature", "0"], "temperature = 0.0"),
-        (["--method", "uniform:swish"], "method = 'uniform:swish'"),
-        (["--sead", "1"], "--sead"),
-        (["--preset", "best"], "best"),
-    ],
-)
-def test_bad_arguments_end_with_a_message(capsys, arguments, message):
-    try:
-        status = program.main(arguments)
-    except SystemExit as exit:
-        status = exit.code
-    captured = capsys.readouterr()
-    assert status != 0
-    assert message in captured.err + captured.out
-
-
-@needs_command_line
 def test_the_command_prints_tables_and_draws_figures(whole, capsys):
     arguments = [
         f"--{field.name.replace('_', '-')}={getattr(whole, field.name)}"

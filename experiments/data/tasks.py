@@ -20,6 +20,7 @@ from experiments.data.reading import find_file
 from experiments.data.splits import stratified_split
 from experiments.data.task import Split, Task
 from experiments.data.text import load_text
+from experiments.names import changed_fields
 from experiments.objective import (
     CLASSIFICATION,
     COLUMN_REGRESSION,
@@ -27,7 +28,6 @@ from experiments.objective import (
     REGRESSION,
     with_double_softmax,
 )
-from experiments.presets import default_config
 
 __all__ = ["TASKS", "Kind", "Loader", "Split", "Task", "find_kind", "load_task"]
 
@@ -40,12 +40,14 @@ class Kind(NamedTuple):
         reads: the fields of the config, beside `task`, that the data depend on.
         check: raises ValueError for a name that no such task has, before any data are read.
         argument: what follows the colon, for the list of tasks.
+        about: one line for --help.
     """
 
     load: Callable[[Config], Task]
     reads: tuple[str, ...]
     check: Callable[[str], Any] = lambda name: None
     argument: str = ""
+    about: str = ""
 
 
 def load_task(config: Config) -> Task:
@@ -67,10 +69,9 @@ def load_task(config: Config) -> Task:
 
 def _refuse_unread(config: Config, kind: Kind) -> None:
     """Raises ValueError for an option that says something of data which the task has not."""
-    default = default_config(config.preset, config.task)
-    for name in DATA_OPTIONS:
-        value = getattr(config, name)
-        if name not in kind.reads and value != getattr(default, name):
+    for_data = {name for other in TASKS.values() for name in other.reads} - {"seed"}
+    for name, value in changed_fields(config).items():
+        if name in for_data and name not in kind.reads:
             raise ValueError(f"{name} = {value!r} has no effect on {config.task}")
 
 
@@ -88,6 +89,14 @@ def find_kind(name: str) -> Kind:
             raise ValueError(f"{error}; the other tasks are {known}") from None
         raise
     return kind
+
+
+def describe_tasks() -> dict[str, str]:
+    """What --help says of every task, by its name."""
+    return {
+        **{name + kind.argument: kind.about for name, kind in TASKS.items()},
+        "MODULE:NAME": OWN.about,
+    }
 
 
 class Loader:
@@ -205,22 +214,42 @@ def _load_text(config: Config) -> Task:
     )
 
 
+def _images(name: str) -> Kind:
+    facts = DATASETS[name]
+    height, width, colours = facts.shape
+    about = (
+        f"{sum(facts.counts):,} images of {height}x{width}{' in colour' * (colours > 1)}, "
+        f"{facts.class_names.count(',') + 1} classes{'' if facts.url else '; needs no download'}"
+    )
+    return Kind(_load_images, ("data_dir", "validation_fraction"), about=about)
+
+
 TASKS: dict[str, Kind] = {
-    **dict.fromkeys(DATASETS, Kind(_load_images, ("data_dir", "validation_fraction"))),
-    "tiny_shakespeare": Kind(_load_text, ("data_dir",)),
+    **{name: _images(name) for name in DATASETS},
+    "tiny_shakespeare": Kind(
+        _load_text, ("data_dir",), about="1.1 million characters of plays, the next one to predict"
+    ),
     "function:": Kind(
         _load_function,
         ("seed", "range"),
         lambda name: functions.dimension(name.removeprefix("function:")),
         argument="NAME",
+        about="a function of a few variables to fit: one of those below, or MODULE:NAME",
     ),
-    "table:": Kind(_load_table, ("data_dir", *tables.Options._fields), argument="FILE"),
-    "arrays:": Kind(_load_arrays, ("data_dir", "validation_fraction"), argument="FILE.npz"),
+    "table:": Kind(
+        _load_table,
+        ("data_dir", *tables.Options._fields),
+        argument="FILE",
+        about="your CSV file, or .npz with x and y: --target COLUMN from the others",
+    ),
+    "arrays:": Kind(
+        _load_arrays,
+        ("data_dir", "validation_fraction"),
+        argument="FILE.npz",
+        about="your images: x_train, y_train, x_test, y_test",
+    ),
 }
 """By name, or by the part of the name up to the colon."""
 
-OWN = Kind(_load_own, ("seed",), find_maker)
+OWN = Kind(_load_own, ("seed",), find_maker, about="your function that returns a Task")
 """Any other MODULE:NAME: a function of the user's."""
-
-DATA_OPTIONS = (*(name for name in tables.Options._fields if name != "seed"), "range")
-"""Fields of the config that say something of the data; a kind that does not read one refuses it."""

@@ -9,8 +9,9 @@ from experiments.figures.confusion_matrix import confusion
 from experiments.figures.drawing import FIGURES, draw_comparison, draw_figures
 from experiments.figures.fitted_function import fit
 from experiments.figures.function_shares import shares, shares_over_epochs
-from experiments.figures.neuron_map import choice_colors, choice_map
+from experiments.figures.neuron_map import choice_cells, choice_map
 from experiments.figures.run_comparison import comparison
+from experiments.figures.signs import FUNCTION_SIGNS, OTHER_SIGNS, function_signs
 from experiments.figures.style import (
     FAINTEST,
     FUNCTION_COLORS,
@@ -21,25 +22,26 @@ from experiments.figures.style import (
     WIDTH,
     MissingData,
     function_colors,
-    layer_label,
+    layer_labels,
 )
-from experiments.figures.training_curves import best_epochs, curves
+from experiments.figures.training_curves import curves, tested_epochs
 from experiments.run_folder import LayerChoices, RunData, read_run
 
 __all__ = [
     "FAINTEST",
     "FIGURES",
     "FUNCTION_COLORS",
+    "FUNCTION_SIGNS",
     "INK",
     "MUTED",
     "OTHER_COLORS",
+    "OTHER_SIGNS",
     "STYLE",
     "WIDTH",
     "LayerChoices",
     "MissingData",
     "RunData",
-    "best_epochs",
-    "choice_colors",
+    "choice_cells",
     "choice_map",
     "comparison",
     "confusion",
@@ -48,8 +50,10 @@ __all__ = [
     "draw_figures",
     "fit",
     "function_colors",
-    "layer_label",
+    "function_signs",
+    "layer_labels",
     "read_run",
     "shares",
     "shares_over_epochs",
+    "tested_epochs",
 ]

@@ -56,13 +56,18 @@ def confusion(run: RunData) -> Figure:
 
 
 def _write_cells(axes: Axes, image: AxesImage, counts: np.ndarray, percent: np.ndarray) -> None:
-    """Percent and count in every cell that is not empty."""
+    """Percent and count in the diagonal and in every cell that is not empty."""
     size = 6.5 if len(counts) <= 12 else 4.5
-    for row, column in np.argwhere(counts).tolist():
+    for row, column in np.argwhere(counts.astype(bool) | np.eye(len(counts), dtype=bool)).tolist():
         color = "#777777"
         if row != column:
             color = text_color(image.to_rgba(percent[row, column])[:3])
         share = percent[row, column]
-        text = "100" if share == 100 else "<0.1" if share < 0.05 else f"{share:.1f}"
-        text += f"\n({counts[row, column]})"
+        text = f"{_percent(share)}\n({counts[row, column]})"
         axes.text(column, row, text, c=color, ha="center", va="center", fontsize=size)
+
+
+def _percent(share: float) -> str:
+    if share in (0, 100):
+        return f"{share:.0f}"
+    return f"{share:.1f}" if share >= 0.05 else "<0.1"

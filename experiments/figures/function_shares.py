@@ -14,7 +14,7 @@ from experiments.figures.style import (
     MissingData,
     function_colors,
     function_legend,
-    layer_label,
+    layer_labels,
     pool_of,
     present,
     styled,
@@ -34,8 +34,9 @@ def shares(run: RunData) -> Figure:
     colors = function_colors(pool_of(layers))
     figure = Figure(figsize=(WIDTH, 0.85 + 0.24 * len(layers)), layout="constrained")
     axes = figure.subplots()
+    labels = layer_labels(run.config.network, {p: len(c.choices) for p, c in layers.items()})
     used = set()
-    for row, layer in enumerate(layers.values()):
+    for row, layer in enumerate(map(layers.__getitem__, labels)):
         counts = np.bincount(layer.choices, minlength=len(layer.pool))
         left = 0.0
         for name, count in zip(layer.pool, counts.tolist(), strict=True):
@@ -48,8 +49,7 @@ def shares(run: RunData) -> Figure:
                     axes.text(*at, f"{share:.0f}", c=ink, ha="center", va="center", fontsize=7)
                 left += share
                 used.add(name)
-    labels = [layer_label(path, len(layer.choices)) for path, layer in layers.items()]
-    axes.set_yticks(range(len(layers)), labels)
+    axes.set_yticks(range(len(layers)), labels.values())
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set(xlim=(0, 100), ylim=(len(layers) - 0.5, -0.5), xlabel="share of neurons (%)")
@@ -75,11 +75,14 @@ def shares_over_epochs(run: RunData) -> Figure:
     size = (min(max(3.4, 0.55 + 1.55 * columns), WIDTH), 0.8 + 1.2 * lines)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for path, panel in zip(layers, panels, strict=False):
+    features = {path: layer["features"] for path, layer in layers.items()}
+    labels = layer_labels(run.config.network, features)
+    for (path, label), panel in zip(labels.items(), panels, strict=False):
         history = _share_history(selective, path, names)
         fixed = _share_history(mixed[-1:], path, names)[:, -1:] if mixed else None
         _share_panel(panel, history, fixed, list(function_colors(names).values()))
-        panel.set_title(layer_label(path, layers[path]["features"]), loc="left", pad=3)
+        # The place of a layer within its block has a line of its own.
+        panel.set_title(label.replace(", ", "\n"), loc="left", pad=3)
     for panel in panels[len(layers) :]:
         panel.set_visible(False)
     for panel in panels[max(0, len(layers) - columns) : len(layers)]:

@@ -3,8 +3,7 @@
 import functools
 import itertools
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib.style
@@ -13,6 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from experiments.names import layer_names
 from experiments.run_folder import LayerChoices
 
 FUNCTION_COLORS = {
@@ -102,20 +102,30 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def function_colors(names: Sequence[str]) -> dict[str, str]:
-    """The colour of every function of a pool; names without their own get OTHER_COLORS in turn."""
-    others = itertools.cycle(OTHER_COLORS)
+    """The colour of every function of a pool; names without their own get OTHER_COLORS in turn,
+    and then the colours that the pool leaves."""
+    unused = (color for name, color in FUNCTION_COLORS.items() if name not in names)
+    others = itertools.cycle((*OTHER_COLORS, *unused))
     return {name: FUNCTION_COLORS.get(name) or next(others) for name in names}
 
 
-def layer_label(path: str, features: int) -> str:
-    """activations.0, 512 → layer 1 (512); other paths stay as they are."""
-    match = re.fullmatch(r"activations\.(\d+)", path)
-    return f"{f'layer {int(match[1]) + 1}' if match else path} ({features})"
+def layer_labels(network: str, features: Mapping[str, int]) -> dict[str, str]:
+    """The name of every layer with its number of neurons, by its path: layer 1 (512).
+
+    In the order of the layers, whatever that of `features` is.
+    """
+    names = layer_names(network, features)
+    return {path: f"{name} ({features[path]})" for path, name in names.items()}
+
+
+def luma(color: Any) -> np.ndarray:
+    """Brightness from 0 to 1 of RGB [..., 3], as a grey print shows it."""
+    return np.asarray(color) @ np.array([0.299, 0.587, 0.114])
 
 
 def text_color(color: Any) -> str:
-    red, green, blue = to_rgb(color)
-    return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else INK
+    """White or ink, whichever is read better on a colour."""
+    return "white" if luma(to_rgb(color)) < 0.55 else INK
 
 
 def legend_columns(names: Sequence[str], width: float) -> int:
@@ -138,6 +148,6 @@ def function_legend(figure: Figure, colors: dict[str, str]) -> None:
     )
 
 
-def pool_of(layers: dict[str, LayerChoices]) -> list[str]:
+def pool_of(layers: Mapping[str, LayerChoices]) -> list[str]:
     """The functions of all layers, in order, each once."""
     return list(dict.fromkeys(name for layer in layers.values() for name in layer.pool))

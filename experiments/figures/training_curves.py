@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
 
+from experiments.config import phases
 from experiments.figures.style import (
     ACCENT,
     INK,
@@ -18,6 +19,7 @@ from experiments.figures.style import (
     present,
     styled,
 )
+from experiments.names import layer_names
 from experiments.objective import Objective
 from experiments.run_folder import RunData
 
@@ -26,9 +28,9 @@ from experiments.run_folder import RunData
 def curves(run: RunData) -> Figure:
     """Training and validation over the epochs of all phases, and how phase 1 decided.
 
-    Loss and accuracy (%), or the mean squared error of a function task; a ring marks the lowest
-    validation loss of each phase. On the right, for phase 1: the mean over a layer's neurons of
-    the largest softmax probability, one line per layer, and the temperature.
+    Loss and accuracy (%), or the mean squared error of a function task; a ring marks the epoch of
+    each finished phase that is tested. On the right, for phase 1: the mean over a layer's neurons
+    of the largest softmax probability, one line per layer, and the temperature.
     """
     objective = present(run.task, "task.json").objective
     quantities = ["loss", "score"] if objective.has_score else ["loss"]
@@ -45,14 +47,19 @@ def curves(run: RunData) -> Figure:
             handles, labels = axes.get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside upper left", ncols=3)
     if selective:
-        _decision_panels(figure, grid[-1], selective)
+        _decision_panels(figure, grid[-1], selective, run.config.network)
     return figure
 
 
-def best_epochs(run: RunData) -> list[dict[str, Any]]:
-    """The row of metrics with the lowest validation loss of each phase."""
-    phases = dict.fromkeys(row["phase"] for row in run.metrics)
-    return [min(run.rows(phase), key=lambda row: row["validation_loss"]) for phase in phases]
+def tested_epochs(run: RunData) -> list[dict[str, Any]]:
+    """The row of metrics that is tested, of each phase that is finished."""
+    tested = []
+    for spec in phases(run.config):
+        rows = run.rows(spec.name)
+        if len(rows) == spec.epochs:
+            lowest = min(rows, key=lambda row: row["validation_loss"])
+            tested.append(lowest if run.config.select_epoch == "lowest_loss" else rows[-1])
+    return tested
 
 
 def _curve_panel(axes: Axes, run: RunData, objective: Objective, quantity: str) -> None:
@@ -63,13 +70,16 @@ def _curve_panel(axes: Axes, run: RunData, objective: Objective, quantity: str) 
     for split, color, width in (("train", MUTED, 1.0), ("validation", ACCENT, 1.2)):
         values = [scale * row[f"{split}_{quantity}"] for row in run.metrics]
         axes.plot(epochs, values, color=color, lw=width, label=split, marker=dot)
-    best = best_epochs(run)
-    values = [scale * row[f"validation_{quantity}"] for row in best]
+    tested = tested_epochs(run)
+    values = [scale * row[f"validation_{quantity}"] for row in tested]
     ring: dict[str, Any] = dict(
         ls="", marker="o", ms=4.5, mfc="white", mec=ACCENT, mew=1.2, zorder=5
     )
-    label = "lowest validation loss of a phase"
-    axes.plot([row["epoch"] for row in best], values, label=label, **ring)
+    label = {"last": "tested: the last epoch of a phase"}.get(
+        run.config.select_epoch, "tested: the lowest validation loss of a phase"
+    )
+    if tested:
+        axes.plot([row["epoch"] for row in tested], values, label=label, **ring)
     if run.rows("mixed") and run.rows("selective"):
         at = run.rows("selective")[-1]["epoch"] + 0.5
         axes.axvline(at, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=0)
@@ -101,7 +111,9 @@ def _log_if_wide(axes: Axes, always: bool) -> None:
         axes.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def _decision_panels(figure: Figure, place: SubplotSpec, rows: list[dict[str, Any]]) -> None:
+def _decision_panels(
+    figure: Figure, place: SubplotSpec, rows: list[dict[str, Any]], network: str
+) -> None:
     """Mean largest probability per layer, above the temperature, over the epochs of phase 1."""
     grid = place.subgridspec(2, 1, height_ratios=(1.5, 1))
     upper, lower = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
@@ -109,7 +121,8 @@ def _decision_panels(figure: Figure, place: SubplotSpec, rows: list[dict[str, An
     dot = "." if len(epochs) == 1 else ""
     layers = rows[-1]["layers"]
     depth = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1, len(layers))))
-    for number, path in enumerate(layers):
+    names = layer_names(network, layers)
+    for number, path in enumerate(names):
         values = [row["layers"][path]["max_probability"] for row in rows]
         upper.plot(epochs, values, color=depth(number), lw=1.0, label=path, marker=dot)
     functions = max(len(layer["shares"]) for layer in layers.values())
@@ -125,14 +138,13 @@ def _decision_panels(figure: Figure, place: SubplotSpec, rows: list[dict[str, An
     upper.sharex(lower)
     figure.align_ylabels([upper, lower])
     if len(layers) > 1:
-        _depth_legend(figure, upper)
+        _depth_legend(figure, upper, list(names.values()))
 
 
-def _depth_legend(figure: Figure, axes: Axes) -> None:
-    """The first and last layer, and those between where there is room."""
-    lines = axes.lines if len(axes.lines) <= 4 else [axes.lines[0], axes.lines[-1]]
+def _depth_legend(figure: Figure, axes: Axes, names: list[str]) -> None:
+    """Every layer where there is room, else the first and the last."""
+    lines = list(axes.lines)
+    if len(names) > 4 or sum(map(len, names)) > 32:
+        lines, names = [lines[0], lines[-1]], ["first layer", "to the last"]
     handles = [Line2D([], [], color=line.get_color(), lw=1.4) for line in lines]
-    numbers = [axes.lines.index(line) + 1 for line in lines]
-    between = " to" if len(lines) < len(axes.lines) else ""
-    labels = [f"layer {numbers[0]}{between}", *map(str, numbers[1:])]
-    figure.legend(handles, labels, loc="upper right", ncols=len(lines), handlelength=1.0)
+    figure.legend(handles, names, loc="upper right", ncols=len(lines), handlelength=1.0)

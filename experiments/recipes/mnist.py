@@ -7,7 +7,6 @@ cores. The runs of a seed share the split, the initial weights and the batches. 
 methods but uniform sigmoid within 98.2-98.6 % (experiments/LOG.md, 2026-11-23).
 """
 
-import argparse
 import dataclasses
 import sys
 
@@ -26,6 +25,6 @@ def configs(data_dir: str | None) -> list[Config]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = recipes.Parser(description=__doc__)
     parser.add_argument("--data-dir")
-    sys.exit(min(1, recipes.run_all(configs(parser.parse_args().data_dir))))
+    sys.exit(recipes.run_all(configs(parser.parse_args().data_dir)))

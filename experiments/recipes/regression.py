@@ -32,4 +32,4 @@ def configs(target: str) -> list[Config]:
 
 
 if __name__ == "__main__":
-    sys.exit(min(1, sum([recipes.run_all(configs(target)) for target in TARGETS])))
+    sys.exit(recipes.run_all(*map(configs, TARGETS)))

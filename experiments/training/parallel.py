@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import run_folder
+from experiments import folder_lock, run_folder
 from experiments.checkpoints import START, Checkpoints
 from experiments.config import Config, phases
 from experiments.data.tasks import Loader, Split
@@ -106,7 +106,7 @@ def _train_group(configs: Sequence[Config], load: Loader, show_progress: bool) -
     with contextlib.ExitStack() as opened:
         for config, task in zip(configs, tasks, strict=True):
             folder = folder_of(config)
-            opened.enter_context(run_folder.opened(folder, config))
+            opened.enter_context(folder_lock.opened(folder, config))
             if task is not None and not is_complete(folder):
                 run_folder.write_task(folder, task.record())
                 checkpoints = opened.enter_context(Checkpoints(folder))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments import run_folder
+from experiments import folder_lock, run_folder
 from experiments.checkpoints import START, Checkpoints, DamagedCheckpoint
 from experiments.config import Config
 from experiments.data.tasks import Split, Task, load_task
@@ -55,7 +55,7 @@ def train_and_evaluate(
     folder = folder_of(config)
     # Before the folder is made: without data nothing is written.
     task = None if is_complete(folder) else load_fitting_task(config, load)
-    with run_folder.opened(folder, config):
+    with folder_lock.opened(folder, config):
         if task is None or is_complete(folder):
             return folder
         run_folder.write_task(folder, task.record())
