@@ -283,7 +283,8 @@ def write_task(folder: Path, task: TaskRecord) -> None:
         RunError: the folder has a run on other data.
     """
     text = json.dumps({**task._asdict(), "objective": task.objective.name}, indent=2)
-    stored, record = _read(folder / TASK, _parse_json) or {}, json.loads(text)
+    stored = _read(folder / TASK, lambda path: _parse_object(path.read_text())) or {}
+    record = json.loads(text)
     changed = [key for key, value in stored.items() if key != "source" and record.get(key) != value]
     if changed:
         raise RunError(

@@ -3,6 +3,8 @@
 `where` is what an error names first: the function, or the layer and its path.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +56,7 @@ def check_temperature(where: str, temperature: object, minimum: float = 0.0) -> 
     Raises ValueError for a concrete τ that is not finite, ≤ 0 or < minimum.
     """
     traced = isinstance(temperature, jax.core.Tracer)
-    value = temperature if traced else np.asarray(temperature)
+    value: Any = temperature if traced else np.asarray(temperature)
     kinds = (jnp.floating, jnp.integer)
     if value.ndim or not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
         raise TypeError(f"{where}: temperature must be a number > 0, got {shown(temperature)}")

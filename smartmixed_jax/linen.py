@@ -141,8 +141,8 @@ class SelectiveActivation(nn.Module):
         for key in (*choices, *(key for key, value in params.items() if _is_record(value))):
             if key not in (",".join(self.pool.names), _unnamed(len(self.pool))):
                 raise ValueError(f"{where}: its variables are of the pool {key}, got {self.pool}")
-        if choices:
-            return self._apply_fixed(where, x, *choices.values(), groups)
+        for fixed in choices.values():
+            return self._apply_fixed(where, x, fixed, groups)
         if LOGITS not in params and not self.is_mutable_collection("params"):
             raise ValueError(f"{where}: {RENAMED if 'logits' in params else NOT_VISIBLE}")
         logits = self.param(LOGITS, init, shape, self.param_dtype)
@@ -422,7 +422,7 @@ def _updated(variables: Variables, **changes: Mapping[Path, Any]) -> Variables:
     """New variables with leaves of collections set, or removed where None."""
     result = dict(variables)
     for collection, leaves in changes.items():
-        flat = _flat(variables, collection) | leaves
+        flat = {**_flat(variables, collection), **leaves}
         kept = unflatten_dict({path: leaf for path, leaf in flat.items() if leaf is not None})
         result.pop(collection, None)
         result |= {collection: kept} if kept or collection == "params" else {}

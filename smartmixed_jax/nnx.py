@@ -204,7 +204,6 @@ class MixedActivation(nnx.Module):
             choices are a Variable: data, so that models that differ in them share a compilation.
 
     Attributes:
-        pool: that of the table.
         table: the table, or None if it is not static.
         choices: Choices [N], or [..., N] of layers stacked by `nnx.vmap`; None if static.
 
@@ -220,9 +219,10 @@ class MixedActivation(nnx.Module):
     ) -> None:
         if not isinstance(table, FunctionTable):
             raise TypeError(f"MixedActivation: table must be a FunctionTable, got {table!r:.60}")
-        self.pool = table.pool
-        self.table = table if static else None
-        self.choices = nnx.data(None if static else Choices(jnp.asarray(table.choices, jnp.int32)))
+        self._pool = table.pool
+        self.table: FunctionTable = table if static else None  # type: ignore[assignment]
+        choices = None if static else Choices(jnp.asarray(table.choices, jnp.int32))
+        self.choices: Choices = nnx.data(choices)  # type: ignore[assignment]
         self.axis = axis
         self.dtype = dtype
 
@@ -231,6 +231,11 @@ class MixedActivation(nnx.Module):
         x = shared.promote("MixedActivation", x, self.dtype)
         choices = self.choices[...] if self.table is None else self.table.choices
         return apply_choices(x, choices, self.pool, axis=self.axis)
+
+    @property
+    def pool(self) -> ActivationPool:
+        """The functions that the choices are indices of."""
+        return self._pool if self.table is None else self.table.pool
 
     def tables(self) -> dict[str, FunctionTable]:
         """The table of each stacked layer by its index, such as "[0]"; of a single layer by ""."""

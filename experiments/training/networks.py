@@ -23,19 +23,18 @@ from experiments.training.keys import INIT, SWITCH, make_key
 from experiments.training.own_network import build_own_network, call, require_trainable
 from smartmixed_jax import (
     MLP,
+    Coefficients,
     ConvNet,
     FunctionTable,
     MixedActivation,
     ResNet,
     SelectiveActivation,
     Transformer,
+    coefficients,
     fix_choices,
-    mix,
-    one_exp,
 )
-from smartmixed_jax.estimators import Selection
 from smartmixed_jax.models import ActivationFactory, uniform
-from smartmixed_jax.pools import Activation
+from smartmixed_jax.types import Activation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +48,9 @@ class Clamped:
         return jnp.clip(self.function(x), -self.limit, self.limit)
 
     @property
-    def coefficients(self) -> one_exp.Coefficients | None:
-        """For the fast form, where clipping the output is clipping the input."""
-        formula = one_exp.coefficients(self.function)
+    def coefficients(self) -> Coefficients | None:
+        """For the fused form, where clipping the output is clipping the input."""
+        formula = coefficients(self.function)
         # Only monotone functions that are linear wherever |f| > 2 have `slope`, so that clipping x
         # clips f.
         if formula is None or formula.slope is None or formula.n_x < 0 or self.limit < 2:
@@ -248,32 +247,12 @@ def uniform_as_mixed(config: Config, task: Task) -> Network:
 # Choices as data
 
 
-class Choices(nnx.Variable):
-    """Fixed choices, int32 [N]: what tells the networks of one phase-2 program apart."""
-
-
-class Chosen(nnx.Module):
-    """A MixedActivation whose choices are data of the compiled program, not a part of it."""
-
-    def __init__(self, layer: MixedActivation) -> None:
-        self.choices = Choices(jnp.asarray(layer.table.choices, jnp.int32))
-        self.pool = layer.table.pool
-        self.axis = layer.axis
-        self.dtype = layer.dtype
-
-    def __call__(self, x: jax.Array, *, rngs: Any = None) -> jax.Array:
-        """x [..., N] → [..., N]; rngs are ignored."""
-        x = x if self.dtype is None else x.astype(self.dtype)
-        choices = self.choices[...]
-        # Weights without a tangent: no gradient to them is computed.
-        weights = jnp.zeros((len(choices), len(self.pool)))
-        return mix(x, Selection(weights, choices), self.pool, axis=self.axis)
-
-
 def choices_as_data(model: Any) -> Any:
-    """A model that shares its arrays with the given one, every MixedActivation a Chosen."""
+    """A model that shares its arrays with the given one, the choices of fixed layers Variables."""
 
     def replace(path: Any, node: Any) -> Any:
-        return Chosen(node) if isinstance(node, MixedActivation) else node
+        if not isinstance(node, MixedActivation):
+            return node
+        return MixedActivation(node.table, axis=node.axis, dtype=node.dtype, static=False)
 
     return nnx.recursive_map(replace, nnx.clone(model))

@@ -20,7 +20,7 @@ from experiments.training.evaluation import apply, evaluate_model
 from experiments.training.optimizer import learning_rate, optimizer, temperature
 from experiments.training.program import Params, Program
 from experiments.training.state import TrainState, trained
-from smartmixed_jax.summary import UNDECIDED
+from smartmixed_jax.summary import statistics
 
 
 class Batch(NamedTuple):
@@ -107,23 +107,9 @@ def _end_epoch(
         "temperature": temperature(program, last_step),
         "learning_rate": learning_rate(program, last_step),
         "layers": {
-            ".".join(map(str, path[:-1])): _summarize(logits[...])
+            ".".join(map(str, path[:-1])): statistics(logits[...])
             for path, logits in nnx.to_flat_state(params["selection"])
         },
-    }
-
-
-def _summarize(logits: jax.Array) -> dict[str, jax.Array]:
-    """Of a layer's logits [N, K]: argmax counts [K], and means over the neurons []."""
-    chosen = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=jnp.int32)
-    log = jax.nn.log_softmax(logits.astype(jnp.float32))
-    probabilities = jnp.exp(log)
-    largest = jnp.max(probabilities, -1)
-    return {
-        "counts": jnp.sum(chosen, 0),
-        "max_probability": jnp.mean(largest),
-        "entropy": -jnp.mean(jnp.sum(probabilities * log, -1)),
-        "undecided": jnp.mean(largest < UNDECIDED),
     }
 
 
