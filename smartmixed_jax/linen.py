@@ -138,9 +138,10 @@ class SelectiveActivation(nn.Module):
         if self.is_initializing() and self.is_mutable_collection("params"):
             self.put_variable("params", ",".join(self.pool.names), {})
         params, choices = (self.variables.get(name, {}) for name in ("params", "choices"))
-        for key in (*choices, *(key for key, value in params.items() if _is_record(value))):
-            if key not in (",".join(self.pool.names), _unnamed(len(self.pool))):
-                raise ValueError(f"{where}: its variables are of the pool {key}, got {self.pool}")
+        for made_with in (*choices, *(name for name, value in params.items() if _is_record(value))):
+            if made_with not in (",".join(self.pool.names), _unnamed(len(self.pool))):
+                got = f"made with the pool {made_with}, got {self.pool}"
+                raise ValueError(f"{where}: its variables were {got}")
         for fixed in choices.values():
             return self._apply_fixed(where, x, fixed, groups)
         if LOGITS not in params and not self.is_mutable_collection("params"):

@@ -407,7 +407,7 @@ def _replace(
             return node
         name = ".".join(map(str, path))
         if where is not None and not where(name, node):
-            left.append(name)
+            left.append(name or "the model")
             return node
         if id(node) not in changed:
             changed[id(node)] = node, change(name or "the model", node)
