@@ -100,9 +100,8 @@ def check_groups(where: str, groups: int | Integers | None, features: int) -> Gr
     if groups is None:
         return None
     # As objects: NumPy would make a number of True, and of 1.0 beside 1.
-    entries = np.asarray(groups, object).ravel()
-    is_int = [isinstance(g, int | np.integer) and not isinstance(g, bool) for g in entries]
-    if isinstance(groups, jax.core.Tracer) or not all(is_int):
+    entries = [1.0] if isinstance(groups, jax.core.Tracer) else np.asarray(groups, object).ravel()
+    if not all(isinstance(g, int | np.integer) and not isinstance(g, bool) for g in entries):
         raise TypeError(f"{where}: groups must be an int or one per neuron, got {shown(groups)}")
     indices = np.asarray(groups, np.int64)
     if indices.ndim == 0:
