@@ -114,7 +114,12 @@ def select_activations(
         >>> jnp.allclose(selective(jnp.ones((1, 4))), model(jnp.ones((1, 4))))
         Array(True, dtype=bool)
     """
-    known = _check_arguments(model, functions, where=where, call=call, report=report)
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"select_activations: model must be an nnx.Module, got {shown(model)}")
+    known, named = tuple(functions), {"where": where, "call": call, "report": report}
+    for name, value in (*named.items(), *(("functions", function) for function in known)):
+        if value is not None and not callable(value):
+            raise TypeError(f"select_activations: {name}: expected functions, got {shown(value)}")
     call = call or (lambda model, *inputs: model(*inputs))
     options.update(rngs=rngs, keep_rngs=keep_rngs)
     recorders = _recorded(model, call, inputs)
@@ -138,13 +143,11 @@ def select_activations(
     try:
         _run(result, call, inputs)
     except Exception as error:
-        raise ValueError(
-            f"select_activations: the converted {type(model).__name__} does not run with the "
-            f"example inputs (layers stacked by nnx.vmap cannot be converted): {error}"
-        ) from error
-    if report is not None:
-        for line in lines:
-            report(line)
+        found = f"the converted {type(model).__name__} does not run with the example inputs"
+        reason = f"(layers stacked by nnx.vmap cannot be converted): {error}"
+        raise ValueError(f"select_activations: {found} {reason}") from error
+    for line in lines if report is not None else ():
+        report(line)  # type: ignore[misc]
     return result
 
 
@@ -190,10 +193,8 @@ class ActivationByWidth(nnx.Module):
         check_floating("ActivationByWidth", "x", x)
         width = str(x.shape[check_axis("ActivationByWidth", x, self.axis)])
         if width not in self.layers:
-            raise ValueError(
-                f"ActivationByWidth: x{list(x.shape)} on axis {self.axis} needs a layer of {width} "
-                f"neurons, expected one of {', '.join(self.layers)}"
-            )
+            expected = f"expected one of {', '.join(self.layers)}"
+            raise ValueError(f"ActivationByWidth: no layer of {width} neurons, {expected}")
         return self.layers[width](x, rngs=rngs, **keywords)
 
 
@@ -235,9 +236,8 @@ class ConfigProxy(nnx.Pytree):
         if name == "stands_for":  # while it is being copied
             raise AttributeError(name)
         defined = inspect.getattr_static(type(self.stands_for), name, None)
-        if (inspect.isfunction(defined) or isinstance(defined, property)) and name not in _items(
-            self.stands_for
-        ):
+        is_method = inspect.isfunction(defined) or isinstance(defined, property)
+        if is_method and name not in _items(self.stands_for):
             return defined.__get__(self)
         return getattr(self.stands_for, name)
 
@@ -424,12 +424,16 @@ def _converted(
 
 def _with(place: _Place, pool: ActivationPool) -> tuple[ActivationPool, str]:
     """The pool with a place's function in it, and the name that it has there."""
-    function = _simplified(place.function)
-    known = coefficients(function)
+    function = place.function
+    slope = getattr(function, "keywords", {}).get("negative_slope")
+    # Below 0 the two differ in the sign of zero.
+    if _is_one_of(function, (jax.nn.leaky_relu,)) and isinstance(slope, float) and slope >= 0:
+        function = leaky_relu(slope)
     for name, member in zip(pool.names, pool.functions, strict=True):
-        same = known is not None and known == coefficients(_simplified(member))
-        if same or _key(member) == _key(function):
-            return pool, name
+        known = coefficients(member)
+        for alias in _unwrapped(function):
+            if alias is member or (known is not None and known == coefficients(alias)):
+                return pool, name
     wanted = _name(place.function).replace(",", "")  # pools are named in lists with commas
     wanted = place.path.rpartition(".")[2] if wanted == "<lambda>" else wanted
     names = (wanted, *(f"{wanted}_{i}" for i in range(2, 3 + len(pool))))
@@ -441,39 +445,21 @@ def _with(place: _Place, pool: ActivationPool) -> tuple[ActivationPool, str]:
 _Jitted: Any = type(jax.jit(jnp.sin))
 
 
+def _unwrapped(function: Any, with_arguments: bool = False) -> Iterator[Any]:
+    """The function, and what it is under jax.jit or a functools.partial without arguments."""
+    yield function
+    if isinstance(function, _Jitted):
+        yield from _unwrapped(function.__wrapped__, with_arguments)
+    elif isinstance(function, functools.partial):
+        bare = not (function.args or function.keywords)
+        yield from _unwrapped(function.func, with_arguments) if bare or with_arguments else ()
+
+
 def _is_one_of(function: Any, known: tuple[Any, ...]) -> bool:
     """Whether a function is in `known`, by itself, under jax.jit or in a functools.partial."""
-    if any(function is k or (isinstance(k, type) and isinstance(function, k)) for k in known):
-        return True
-    if isinstance(function, _Jitted):
-        return _is_one_of(function.__wrapped__, known)
-    return isinstance(function, functools.partial) and _is_one_of(function.func, known)
-
-
-def _key(function: Any) -> Any:
-    """Equal for functions that jax.jit or a functools.partial without effect tells apart."""
-    if isinstance(function, _Jitted):
-        return _key(function.__wrapped__)
-    if not isinstance(function, functools.partial):
-        return function
-    parameters = inspect.signature(function.func).parameters
-    defaults = {name: repr(parameters[name].default) for name in parameters}
-    given = {name: repr(value) for name, value in function.keywords.items()}
-    changed = sorted(item for item in given.items() if defaults.get(item[0]) != item[1])
-    key = (_key(function.func), *map(repr, function.args), *changed)
-    return key if len(key) > 1 else key[0]
-
-
-def _simplified(function: Any) -> Any:
-    """The function as the fused form knows it, if it does; else as it is."""
-    slope = getattr(function, "keywords", {}).get("negative_slope")
-    # Below 0 the two differ in the sign of zero.
-    if isinstance(slope, float) and slope >= 0 and _key(function.func) == _key(jax.nn.leaky_relu):
-        return leaky_relu(slope)
-    return _EXPORTED.get(_key(function), function)
-
-
-_EXPORTED = {_key(f): f for f in (*HIDDEN_ACTIVATIONS, *_GATES) if not isinstance(f, type)}
+    classes = tuple(k for k in known if isinstance(k, type))
+    inner = list(_unwrapped(function, with_arguments=True))
+    return any(isinstance(f, classes) or any(f is k for k in known) for f in inner)
 
 
 # What to say
@@ -533,26 +519,3 @@ def _nothing_found(model: nnx.Module, lines: list[str]) -> str:
         "  in __call__  - x = nnx.relu(x)\n"
         f"               + x = self.act(x){left}"
     )
-
-
-# Checks
-
-
-def _check_arguments(model: Any, functions: Any, **callables: Any) -> tuple[Any, ...]:
-    """The functions as a tuple; raises TypeError if an argument is wrong.
-
-    The pool, the start and the options are checked where they are used: there the path is known.
-    """
-
-    def expect(name: str, value: Any, kind: Any, expected: str) -> None:
-        if not isinstance(value, kind):
-            raise TypeError(f"select_activations: {name} must be {expected}, got {shown(value)}")
-
-    expect("model", model, nnx.Module, "an instance of nnx.Module")
-    expect("functions", functions, Iterable, "a list of functions")
-    known = tuple(functions)
-    for function in known:
-        expect("functions", function, Callable, "a list of functions")
-    for name, value in callables.items():
-        expect(name, value, Callable | None, "a function or None")
-    return known
