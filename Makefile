@@ -1,21 +1,22 @@
 # make demo           both phases on real digits and on one function, figures under runs/demo
+# make check          lint, types and the fast tests: while you work
 # make test           lint, types, docs and tests, NNX graph mode and tree mode
 # make docs           the documentation, in site/index.html
-# make test-versions  the tests on every Python 3.11 and 3.12 found
+# make test-versions  the tests on every Python from 3.11 to 3.14 found
 # make notebooks      runs the notebooks and keeps their outputs, 2 minutes; one by NOTEBOOK=PATH
 # make clean          removes the environments; runs stay
 
 SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
-CANDIDATES := $(PYTHON) python3 python3.12 python3.11 \
-	$(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python3.12) \
-	$(wildcard $(HOME)/.pyenv/versions/3.11.*/bin/python3.11)
-SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
+VERSIONS := 3.11 3.12 3.13 3.14
+PYENV = $(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python$(1))
+CANDIDATES := $(PYTHON) python3 $(VERSIONS:%=python%) $(foreach v,$(VERSIONS),$(call PYENV,$(v)))
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 # The first interpreter that starts and is supported: a name on the path may be a broken shim.
 FOUND = $(firstword $(foreach p,$(CANDIDATES),$(shell $(p) -c "$(SUPPORTED)" 2>/dev/null && command -v $(p))))
 
-.PHONY: demo test lint types docs tests tests-tree test-versions notebooks clean
+.PHONY: demo test check lint types docs tests tests-tree test-versions notebooks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m experiments.demo
@@ -46,13 +47,14 @@ tests: $(VENV)/.dev
 # Again in the mode that Flax announces as its future default; without the tests of pure functions
 # and of files, which know nothing of NNX, and without the notebooks and the page of the
 # documentation, which show one mode.
-WITHOUT_NNX := config data docs estimators linen mixture notebooks one_exp plots pools table
+WITHOUT_NNX := choice_map command_line config data docs estimators figures linen mixture names \
+  notebooks one_exp pools report table
 tests-tree: $(VENV)/.dev
 	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(PYTEST) \
 	  $(WITHOUT_NNX:%=--ignore=tests/test_%.py)
 
 test-versions:
-	@set -e; for version in 3.11 3.12; do \
+	@set -e; for version in $(VERSIONS); do \
 	  python=""; \
 	  for p in python$$version $(HOME)/.pyenv/versions/$$version.*/bin/python$$version; do \
 	    if $$p -c "" 2>/dev/null; then python=$$p; break; fi; \
@@ -75,8 +77,8 @@ $(VENV)/.dev: requirements.txt requirements-dev.txt pyproject.toml | $(BIN)/pyth
 
 $(BIN)/python:
 	@if [ -z "$(FOUND)" ]; then \
-	  echo "No Python 3.11 or 3.12 found. On Debian or Ubuntu: sudo apt install python3 python3-venv;"; \
-	  echo "or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; fi
+	  echo "No Python from 3.11 to 3.14 found. On Debian or Ubuntu: sudo apt install python3 python3-venv;"; \
+	  echo "or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.13"; exit 1; fi
 	@$(FOUND) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "$(FOUND) cannot make a virtual environment. On Debian or Ubuntu: sudo apt install python3-venv"; \
 	  exit 1; }

@@ -1,12 +1,16 @@
-"""One frozen dataclass describes a run; three presets give its values."""
+"""One frozen dataclass describes a run. What its values reproduce is in presets.py."""
 
 import dataclasses
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
-from experiments import targets
-from smartmixed_jax import EXTENDED_POOL, PAPER_POOL, REGRESSION_POOL, ActivationPool
+from experiments.pools import POOLS as POOLS
+from experiments.pools import find_pool
+from experiments.typed_json import read_fields
+from smartmixed_jax import ActivationPool
 
 ARCHITECTURES: dict[int, tuple[int, ...]] = {
     1: (512,),
@@ -30,21 +34,16 @@ ARCHITECTURES: dict[int, tuple[int, ...]] = {
 }
 """Hidden widths: the paper's 17, and the one its table loses to a duplicate key (18)."""
 
-POOLS: dict[str, ActivationPool] = {
-    "paper": PAPER_POOL,
-    "regression": REGRESSION_POOL,
-    "extended": EXTENDED_POOL,
-}
-IMAGE_TASKS = ("digits", "mnist", "fashion_mnist", "cifar10")
-TEXT_TASKS = ("tiny_shakespeare",)
-
 Preset = Literal["published", "described", "recommended"]
 PRESET_NAMES = get_args(Preset)
 Control = Literal["learned", "shuffled", "random", "majority"]
 CONTROLS = get_args(Control)
-Network = Literal["mlp", "conv", "resnet20", "transformer"]
+NETWORKS = ("mlp", "conv", "resnet20", "transformer")
 Dtype = Literal["float32", "bfloat16"]
 DTYPES = get_args(Dtype)
+
+MAY_DIFFER = ("data_dir", "run_dir", "checkpoint_seconds")
+"""Fields that say where and how often, not what is computed: a run resumed may change them."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +54,21 @@ class Config:
     """Where the defaults come from: the paper's code with its faults (published), the paper's
     abstract (described), or ours (recommended). See README."""
     task: str = "digits"
-    """What is learned: digits, mnist, fashion_mnist, cifar10, tiny_shakespeare, or function:NAME,
-    NAME from experiments/targets.py."""
+    """What is learned: digits, mnist, fashion_mnist, cifar10, tiny_shakespeare; function:NAME, a
+    function to fit from experiments/data/functions.py; or what is yours (docs/your_data.md):
+    table:FILE.csv, arrays:FILE.npz, function:MODULE:NAME, or MODULE:NAME, which returns a Task."""
     method: str = "two_phase"
     """two_phase, or uniform:NAME: one function of the pool for every neuron, one phase of
     selective_epochs + mixed_epochs."""
-    pool: Literal["paper", "regression", "extended"] = "paper"
-    """The functions to choose from."""
+    pool: str = "paper"
+    """The functions to choose from: paper, regression or extended; names of their functions, such
+    as relu,tanh,sin; or your ActivationPool MODULE:NAME."""
     variance_matched: bool = False
     """Shift and scale each function of the pool to mean 0 and second moment 1 under N(0, 1)."""
-    network: Network = "mlp"
-    """mlp; conv or resnet20 for images; transformer for text, and text takes no other."""
+    network: str = "mlp"
+    """mlp; conv or resnet20 for images; transformer for text, and text takes no other of these; or
+    MODULE:NAME, your function of input_shape, out_features, activation, rngs that returns an
+    nnx.Module."""
     architecture: int = 3
     """Hidden widths of an mlp by number, 1–18 (the paper's table); 3 is 512-256-128-64."""
     hidden: tuple[int, ...] = ()
@@ -85,13 +88,14 @@ class Config:
     """Of the computation in hidden layers and activations; parameters, selection logits, the
     optimiser, outputs and losses stay float32."""
     augment: bool = False
-    """Shift every training image by up to 4 pixels and mirror half of them, anew in every epoch."""
+    """Shift every training image by up to 4 pixels and mirror half of them, new in every epoch."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """Of the weights: Adam, or gradient descent with Nesterov momentum 0.9. Logits have Adam."""
     learning_rate: float = 1e-3
     """Of the weights at the start of the schedule."""
-    warmup_steps: int = 0
-    """Steps over which the weights' learning rate rises from 0 to the schedule."""
+    warmup: float = 0.0
+    """The fraction of the run's steps over which the weights' learning rate rises from 0 to the
+    schedule."""
     weight_decay: float = 0.0
     """Of kernels and embeddings, not of biases, norms and logits: decoupled for Adam (AdamW),
     added to the gradient for gradient descent."""
@@ -118,18 +122,30 @@ class Config:
     """The epoch of a phase that is tested, and that phase 2 takes its choices and weights from:
     the one with the lowest validation loss, or the last."""
     carry_weights: bool = True
-    """Phase 2 continues with the weights of phase 1; otherwise it starts from new ones."""
-    carry_moments: bool = False
-    """Phase 2 continues with the optimiser's moments of the weights too. Off, because the noise
-    of phase 1 makes them too large; only where the weights are carried."""
-    choices: Control = "learned"
+    """Phase 2 continues with the weights of phase 1; otherwise they are reinitialized."""
+    control: Control = "learned"
     """What phase 2 fixes: the learned choices, or a control: the same counts on shuffled neurons
     of the layer, uniformly random ones, or the most chosen function of the layer everywhere."""
+    target: str = ""
+    """Of a table: the column to predict."""
+    target_kind: Literal["auto", "values", "classes"] = "auto"
+    """Of a table: fit the target as values or as classes; auto takes text, true and false, and
+    whole numbers with at most 10 distinct ones as classes."""
+    inputs: tuple[str, ...] = ()
+    """Of a table: the columns that the network sees; none: all but target and split_column."""
+    split_column: str = ""
+    """Of a table: the column that holds train, validation or test for each row; none: rows are
+    drawn with the seed."""
     validation_fraction: float = 0.1
-    """Of the training images, stratified; always the same split (seed 42)."""
+    """Of the training images, stratified, always the same split (seed 42); of a table's rows."""
+    test_fraction: float = 0.15
+    """Of a table's rows."""
+    range: tuple[float, float] = (-2.0, 2.0)
+    """Of a function: the lowest and highest value of each variable in training; beyond it, up to
+    1.5 times as wide, the fit is tested outside."""
     data_dir: str | None = None
     """Folder with prepared TFDS data, raw files or NAME.npz; default $TFDS_DATA_DIR, then
-    ~/tensorflow_datasets, then a download."""
+    ~/tensorflow_datasets, then a download. A table or arrays are looked for here too."""
     run_dir: str | None = None
     """The run's folder; default runs/TASK/NAME. The same command again resumes."""
     checkpoint_seconds: float = 60.0
@@ -144,39 +160,34 @@ class Config:
         return self.hidden or ARCHITECTURES[self.architecture]
 
     @property
-    def is_regression(self) -> bool:
-        return self.task.startswith("function:")
+    def has_own_network(self) -> bool:
+        """The network is the user's, MODULE:NAME."""
+        return ":" in self.network
 
     @property
-    def has_convolutions(self) -> bool:
-        return self.network in ("conv", "resnet20")
-
-    @property
-    def is_text(self) -> bool:
-        return self.task in TEXT_TASKS
+    def is_uniform(self) -> bool:
+        """One function for every neuron, so that nothing is chosen."""
+        return self.method.startswith("uniform:")
 
     @property
     def activation_pool(self) -> ActivationPool:
-        """The pool of the mixed phase; `clamp` wraps it in phase 1 only."""
-        pool = POOLS[self.pool]
-        return pool.variance_matched() if self.variance_matched else pool
+        """The pool of the mixed phase; `clamp` wraps it in phase 1 only.
 
-    @property
-    def name(self) -> str:
-        """The default folder of the run below runs/TASK."""
-        network = "x".join(map(str, self.hidden)) or f"arch{self.architecture}"
-        if self.network != "mlp":
-            network = self.network
-        return f"{self.preset}-{network}-{self.variant.replace(':', '-')}-seed{self.seed}"
+        Raises:
+            ValueError: it is the user's and cannot be imported.
+        """
+        pool = find_pool(self.pool)
+        return pool.variance_matched() if self.variance_matched else pool
 
     @property
     def variant(self) -> str:
         """The method and what its control changes, such as two_phase-shuffled or uniform:relu."""
         parts = [self.method]
-        if self.choices != "learned":
-            parts.append(self.choices)
-        if self.carry_weights != PRESETS[self.preset].carry_weights:
-            parts.append("carried" if self.carry_weights else "anew")
+        if self.control != "learned":
+            parts.append(self.control)
+        # The preset `published` reinitializes the weights at the switch, the others carry them.
+        if self.carry_weights == (self.preset == "published"):
+            parts.append("carried" if self.carry_weights else "reinitialized")
         return "-".join(parts)
 
 
@@ -186,150 +197,140 @@ def _validate(config: Config) -> None:
             raise ValueError(f"{field} = {getattr(config, field)!r}: expected {expected}")
 
     require(config.preset in PRESET_NAMES, "preset", f"one of {', '.join(PRESET_NAMES)}")
-    tasks = IMAGE_TASKS + TEXT_TASKS
-    known = config.task in tasks or config.is_regression
-    require(known, "task", f"one of {', '.join(tasks)}, function:NAME")
-    is_image = config.task in IMAGE_TASKS
-    fitting = ["mlp"]
-    if config.is_text:
-        fitting = ["transformer"]
-    elif is_image:
-        fitting = ["mlp", "conv", "resnet20"]
-    require(config.network in fitting, "network", f"{' or '.join(fitting)} for {config.task}")
-    require(is_image or not config.augment, "augment", "False for a task without images")
-    require(
-        config.carry_weights or not config.carry_moments,
-        "carry_moments",
-        "False where carry_weights is False",
-    )
-    if config.is_regression:
-        targets.dimension(config.task.removeprefix("function:"))
-        require(not config.double_softmax, "double_softmax", "False for a function task")
-    require(config.pool in POOLS, "pool", f"one of {', '.join(POOLS)}")
-    require(config.choices in CONTROLS, "choices", f"one of {', '.join(CONTROLS)}")
+    require(config.control in CONTROLS, "control", f"one of {', '.join(CONTROLS)}")
     require(config.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}")
-    names = POOLS[config.pool].names
-    methods = ("two_phase", *(f"uniform:{name}" for name in names))
-    require(config.method in methods, "method", f"one of {', '.join(methods)}")
+    known = config.network in NETWORKS or config.has_own_network
+    require(known, "network", f"one of {', '.join(NETWORKS)}, MODULE:NAME")
+    if ":" not in config.pool:  # a run folder is read where the user's modules may not be
+        check_method(config)
     require(config.architecture in ARCHITECTURES, "architecture", "1 to 18")
     require(all(width > 0 for width in config.hidden), "hidden", "positive widths")
     for field in ("selective_epochs", "mixed_epochs", "batch_size"):
         require(getattr(config, field) >= 1, field, "at least 1")
     for field in ("learning_rate", "temperature", "final_temperature"):
         require(0 < getattr(config, field) < float("inf"), field, "a finite value > 0")
-    not_negative = ("steps_per_epoch", "seed", "logit_learning_rate", "warmup_steps")
-    for field in (*not_negative, "weight_decay", "clip", "clamp"):
+    not_negative = ("steps_per_epoch", "seed", "logit_learning_rate", "weight_decay")
+    for field in (*not_negative, "clip", "clamp"):
         require(getattr(config, field) >= 0, field, "at least 0")
-    require(0 < config.validation_fraction < 1, "validation_fraction", "in (0, 1)")
+    require(
+        0 <= config.warmup < 1,
+        "warmup",
+        "a fraction in [0, 1) of the run's steps, no warm-up longer than the run",
+    )
+    for field in ("validation_fraction", "test_fraction"):
+        require(0 < getattr(config, field) < 1, field, "in (0, 1)")
+    low, high = config.range
+    ordered = math.isfinite(low) and math.isfinite(high) and low < high
+    require(ordered, "range", "two finite numbers, the lower first")
+
+
+def check_method(config: Config) -> None:
+    """Raises ValueError for a method that the pool does not have, or a pool that there is not."""
+    methods = ("two_phase", *(f"uniform:{name}" for name in find_pool(config.pool).names))
+    if config.method not in methods:
+        raise ValueError(f"method = {config.method!r}: expected one of {', '.join(methods)}")
+
+
+class WithoutEffect(NamedTuple):
+    """Fields that change nothing in some configs.
+
+    Attributes:
+        fields: of Config.
+        when: whether they change nothing in a config, told from the config of its preset.
+        why: the rest of the sentence "FIELD = VALUE has no effect: ...".
+    """
+
+    fields: tuple[str, ...]
+    when: Callable[[Config, Config], bool]
+    why: str
+
+
+WITHOUT_EFFECT: tuple[WithoutEffect, ...] = (
+    WithoutEffect(
+        (
+            *("control", "carry_weights", "logit_learning_rate", "temperature"),
+            *("final_temperature", "clamp", "evaluation_noise"),
+        ),
+        lambda config, preset: config.is_uniform,
+        "a uniform network has no choices and one phase",
+    ),
+    WithoutEffect(
+        ("architecture", "hidden", "initialization"),
+        lambda config, preset: config.network != "mlp",
+        "only the network mlp has it",
+    ),
+    WithoutEffect(
+        ("architecture",),
+        lambda config, preset: bool(config.hidden),
+        "hidden gives the widths",
+    ),
+    WithoutEffect(
+        ("schedule",),
+        lambda config, preset: (
+            config.is_uniform and "constant" not in (config.schedule, preset.schedule)
+        ),
+        "with one phase, cosine and cosine_restart are the same",
+    ),
+    WithoutEffect(
+        ("select_epoch",),
+        lambda config, preset: all(spec.epochs == 1 for spec in phases(config)),
+        "phases of one epoch have no other to select",
+    ),
+    WithoutEffect(
+        ("warmup",),
+        lambda config, preset: (
+            bool(config.steps_per_epoch)
+            and round(config.warmup * total_epochs(config) * config.steps_per_epoch)
+            == round(preset.warmup * total_epochs(config) * config.steps_per_epoch)
+        ),
+        "in steps it is the warm-up of the preset",
+    ),
+)
+"""What the other options make pointless; a task's data say the rest (data/tasks.py). The fields in
+MAY_DIFFER never count, nor does `pool`, which says what uniform:NAME may name."""
+
+
+def without_effect(config: Config, preset: Config) -> dict[str, str]:
+    """The fields whose value changes nothing in this config, and why.
+
+    Args:
+        config: of a run.
+        preset: the values of its preset for its task, as `presets.default_config` gives them.
+    """
+    return {
+        field: rule.why
+        for rule in reversed(WITHOUT_EFFECT)  # of two reasons the first stays
+        if rule.when(config, preset)
+        for field in rule.fields
+    }
 
 
 @dataclass(frozen=True)
-class Phase:
-    """One phase of a run: the activations are selective or static."""
+class PhaseSpec:
+    """One phase of a run: in `selective` the neurons choose, in the others nothing is chosen."""
 
     name: Literal["selective", "mixed", "uniform"]
     epochs: int
 
 
-def phases(config: Config) -> tuple[Phase, ...]:
+def phases(config: Config) -> tuple[PhaseSpec, ...]:
     """The phases of a run, in order."""
     if config.method == "two_phase":
         return (
-            Phase("selective", config.selective_epochs),
-            Phase("mixed", config.mixed_epochs),
+            PhaseSpec("selective", config.selective_epochs),
+            PhaseSpec("mixed", config.mixed_epochs),
         )
-    return (Phase("uniform", config.selective_epochs + config.mixed_epochs),)
+    return (PhaseSpec("uniform", config.selective_epochs + config.mixed_epochs),)
 
 
-def epochs_before(config: Config, phase: int) -> int:
+def epochs_before(config: Config, phase_index: int) -> int:
     """Epochs of the phases before a phase."""
-    return sum(spec.epochs for spec in phases(config)[:phase])
+    return sum(spec.epochs for spec in phases(config)[:phase_index])
 
 
-_PUBLISHED = Config(
-    preset="published",
-    selective_epochs=50,
-    mixed_epochs=350,
-    learning_rate=1e-4,
-    logit_learning_rate=1e-4,
-    schedule="constant",
-    temperature=0.3,
-    final_temperature=0.3,
-    initialization="torch",
-    clamp=10.0,
-    double_softmax=True,
-    evaluation_noise=True,
-    select_epoch="lowest_loss",
-    carry_weights=False,
-)
-PRESETS: dict[str, Config] = {
-    "published": _PUBLISHED,
-    "described": dataclasses.replace(
-        _PUBLISHED, preset="described", clamp=0.0, evaluation_noise=False, carry_weights=True
-    ),
-    "recommended": Config(),
-}
-
-REGRESSION: dict[str, Any] = dict(
-    pool="regression",
-    hidden=(64, 64),
-    selective_epochs=20,
-    mixed_epochs=40,
-    steps_per_epoch=100,
-    learning_rate=3e-3,
-    logit_learning_rate=1e-2,
-    schedule="cosine_restart",
-    temperature=2.0,
-    final_temperature=0.5,
-    initialization="normal",
-)
-"""What function tasks change in `recommended`."""
-
-DIGITS: dict[str, Any] = dict(architecture=4, selective_epochs=40, mixed_epochs=80)
-"""What `digits` changes in `recommended`: 1,294 training images make an epoch of 11 steps."""
-
-
-CIFAR10: dict[str, Any] = dict(
-    network="resnet20",
-    augment=True,
-    selective_epochs=20,
-    mixed_epochs=40,
-    optimizer="sgd",
-    learning_rate=0.1,
-    warmup_steps=200,
-    weight_decay=5e-4,
-    clip=0.0,
-)
-"""What `cifar10` changes in `recommended`: ResNet-20 as it is usually trained, 60 epochs."""
-
-TINY_SHAKESPEARE: dict[str, Any] = dict(
-    network="transformer",
-    steps_per_epoch=100,
-    selective_epochs=7,
-    mixed_epochs=13,
-    batch_size=12,
-    warmup_steps=100,
-    weight_decay=0.1,
-)
-"""What `tiny_shakespeare` changes in `recommended`: nanoGPT's small setting for a CPU, 2,000 steps
-of 12 x 64 characters."""
-
-
-def default_config(preset: str = "recommended", task: str = "digits") -> Config:
-    """The values of a preset for a task."""
-    if preset not in PRESETS:
-        raise ValueError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
-    config = PRESETS[preset]
-    changes: dict[str, Any] = {"task": task}
-    if task.startswith("function:"):
-        changes |= REGRESSION if preset == "recommended" else {"pool": "regression"}
-        changes["double_softmax"] = False
-    elif task in TEXT_TASKS and preset != "recommended":
-        changes |= {"network": "transformer"}
-    elif preset == "recommended":
-        own = {"digits": DIGITS, "cifar10": CIFAR10, "tiny_shakespeare": TINY_SHAKESPEARE}
-        changes |= own.get(task, {})
-    return dataclasses.replace(config, **changes)
+def total_epochs(config: Config) -> int:
+    """Epochs of all phases."""
+    return sum(spec.epochs for spec in phases(config))
 
 
 def to_json(config: Config) -> str:
@@ -337,6 +338,5 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """The config that `to_json` wrote; an unknown field is a TypeError."""
-    record = json.loads(text)
-    return Config(**{**record, "hidden": tuple(record["hidden"])})
+    """The config that `to_json` wrote; ValueError for an unknown field or a wrong type."""
+    return Config(**read_fields(text, Config))

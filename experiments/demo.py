@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from experiments import plots, report
-from experiments.compilation import keep_compilations
-from experiments.config import POOLS, Config, default_config
+from experiments import figures, report
+from experiments.command_line import Parser, exit_status
+from experiments.config import Config
 from experiments.grid import crossed
-from experiments.run import run
-from experiments.run_folder import folder_of
+from experiments.pools import POOLS
+from experiments.presets import default_config
+from experiments.run_folder import folder_of, read_finished
+from experiments.training.compilation import keep_compilations
+from experiments.training.train import train_and_evaluate
 
 TASKS = ("digits", "function:product_sine")
 SEEDS = (0, 1)
@@ -32,16 +35,17 @@ def configs(task: str, root: Path) -> list[Config]:
     ]
 
 
-def train_all(runs: Sequence[Config]) -> list[Path]:
+def train_two_at_a_time(runs: Sequence[Config]) -> list[Path]:
     """Two runs at a time: most of a short run is compilation, which uses one core."""
     begun = time.monotonic()
 
     def train(config: Config) -> Path:
-        folder = run(config, show_progress=False)
-        score = report.format_score(config, report.test_score(*report.load(folder)))
+        folder = train_and_evaluate(config, show_progress=False)
+        _, task, summary = read_finished(folder)
+        score = task.objective.format(task.objective.compared(summary["phases"][-1]))
         elapsed = f"{time.monotonic() - begun:5.1f} s"
         run_name = f"{config.task} {config.variant} seed {config.seed}"
-        print(f"{elapsed}  {run_name}: {report.score_name(config)} {score}", flush=True)
+        print(f"{elapsed}  {run_name}: {task.objective.label} {score}", flush=True)
         return folder
 
     # Seed by seed, so that the second seed of a method finds its program compiled.
@@ -55,24 +59,30 @@ def train_all(runs: Sequence[Config]) -> list[Path]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Trains, prints the tables, draws the figures."""
+    """Trains, prints the tables, draws the figures; returns the exit status."""
+    parser = Parser(prog="python -m experiments.demo", description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/demo"), metavar="FOLDER")
+    root = parser.parse_args(arguments).folder
+    return exit_status(lambda: _run_demo(root))
+
+
+def _run_demo(root: Path) -> int:
     keep_compilations()
-    root = Path(arguments[0] if arguments else "runs/demo")
     planned = {task: configs(task, root) for task in TASKS}
     count, seconds = sum(map(len, planned.values())), 0.0
     print(f"{count} training runs: {', '.join(TASKS)}; seeds {', '.join(map(str, SEEDS))}\n")
     pictures: list[Path] = []
     for task, runs in planned.items():
         begun = time.monotonic()
-        folders = train_all(runs)
+        folders = train_two_at_a_time(runs)
         seconds += time.monotonic() - begun
         two_phase = folders[: len(SEEDS)]
         print("\n" + report.describe(two_phase[0]))
         print("\n" + report.compare(folders) + "\n")
         for folder in two_phase:
-            pictures += plots.draw_figures(folder)
+            pictures += figures.draw_figures(folder)
         name = f"comparison_{task.removeprefix('function:')}"
-        pictures += plots.draw_comparison(folders, root / "figures" / f"{name}.png")
+        pictures += figures.draw_comparison(folders, root / "figures" / f"{name}.png")
     print(f"Training {count} networks took {seconds:.0f} s. Figures (PNG and SVG):")
     for place in dict.fromkeys(path.parent for path in pictures):
         names = sorted(path.stem for path in pictures if path.parent == place)

@@ -8,7 +8,6 @@ of one program train at once. Every run leaves its own folder; the same command 
 grid, or prints its comparison.
 """
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments import report
+from experiments.command_line import Parser, exit_status
 from experiments.config import Config
-from experiments.group import AT_ONCE, train_all
-from experiments.run import exit_status, parse
+from experiments.config_options import describe_choices, parse_config
+from experiments.names import refuse_without_effect, reset_without_effect, run_name
 from experiments.run_folder import RunError, folder_of
+from experiments.training.compilation import keep_compilations
+from experiments.training.parallel import AT_ONCE, train_all
 
 
 def crossed(
@@ -31,19 +33,31 @@ def crossed(
     ]
 
 
-def plan(
+def plan_grid(
     base: Config, seeds: Sequence[int], methods: Sequence[str], controls: Sequence[str]
 ) -> list[Config]:
-    """The config of every run, each once; a uniform network has no choices to control."""
+    """The config of every run, each once.
+
+    A uniform network has no choices to control, and fields that have no effect on a run take their
+    preset's value there: --temperature changes the two-phase runs of a grid, and its uniform runs
+    are those of any other grid.
+
+    Raises:
+        ValueError: a field was changed that has no effect on any of the runs.
+    """
     variants = [
-        {"method": method, "choices": choices}
+        {"method": method, "control": control}
         for method in methods
-        for choices in (controls if method == "two_phase" else ["learned"])
+        for control in (controls if method == "two_phase" else ["learned"])
     ]
+    if "two_phase" not in methods and set(controls) != {"learned"}:
+        raise ValueError(f"controls = {' '.join(controls)} has no effect: no method is two_phase")
     configs = crossed(base, variants, seeds)
+    refuse_without_effect(configs)
+    configs = [reset_without_effect(config) for config in configs]
     if base.run_dir is not None:
         configs = [
-            dataclasses.replace(config, run_dir=str(Path(base.run_dir) / config.name))
+            dataclasses.replace(config, run_dir=str(Path(base.run_dir) / run_name(config)))
             for config in configs
         ]
     return list(dict.fromkeys(configs))
@@ -70,42 +84,57 @@ def train_and_compare(
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[list[Config], int | None]:
-    """Command-line arguments → the runs, and how many of them train at once."""
-    parser = argparse.ArgumentParser(
+    """Command-line arguments → the runs, and how many of them train at once.
+
+    Raises:
+        ValueError: a value is out of its range, or an option has no effect on any run.
+        SystemExit: an option is unknown or has a value of another type; or --help.
+    """
+    parser = Parser(
         prog="python -m experiments.grid",
-        description=__doc__,
-        epilog="Every option of experiments.run is taken too, but --seed, --method and --choices; "
-        "--run-dir is then the folder that holds the runs' folders.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        usage="%(prog)s [OPTION ...]",
+        description="Trains every method and control with every seed, and compares them. Takes the "
+        "options of\nexperiments.run too; in brackets: the values of the preset for the task.",
+        epilog=describe_choices(),
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--methods", nargs="+", default=["two_phase"], help="two_phase, uniform:NAME"
+    runs = parser.add_argument_group("grid")
+    runs.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="[0 1 2]"
     )
-    parser.add_argument(
-        "--controls", nargs="+", default=["learned"], help="learned, shuffled, random, majority"
+    runs.add_argument(
+        "--methods",
+        nargs="+",
+        default=["two_phase"],
+        metavar="METHOD",
+        help="two_phase, uniform:NAME [two_phase]",
     )
-    parser.add_argument(
+    runs.add_argument(
+        "--controls",
+        nargs="+",
+        default=["learned"],
+        metavar="CONTROL",
+        help="of the two-phase runs: learned, shuffled, random, majority [learned]",
+    )
+    runs.add_argument(
         "--at-once",
         type=int,
         metavar="N",
-        help=f"train up to N runs at once; default {AT_ONCE} on an accelerator and 1 on a CPU",
+        help=f"train up to N runs at once [{AT_ONCE} on an accelerator, 1 on a CPU]",
     )
-    own, others = parser.parse_known_args(arguments)
-    for option in ("seed", "method", "choices"):
-        if any(argument.split("=")[0] == f"--{option}" for argument in others):
-            plural = "controls" if option == "choices" else f"{option}s"
-            parser.error(f"--{option}: a grid takes --{plural}")
-    if own.at_once is not None and own.at_once < 1:
-        parser.error(f"--at-once {own.at_once}: expected at least 1")
-    return plan(parse(others), own.seeds, own.methods, own.controls), own.at_once
+    for option in ("seed", "method", "control"):
+        if any(argument.split("=")[0] == f"--{option}" for argument in arguments):
+            parser.error(f"--{option}: a grid takes --{option}s")
+    base, grid = parse_config(arguments, parser, without=("seed", "method", "control"))
+    if grid.at_once is not None and grid.at_once < 1:
+        parser.error(f"--at-once {grid.at_once}: expected at least 1")
+    return plan_grid(base, grid.seeds, grid.methods, grid.controls), grid.at_once
 
 
 def main(arguments: Sequence[str]) -> int:
     """Trains the grid and prints its comparison; returns the exit status."""
 
     def work() -> int:
+        keep_compilations()
         configs, at_once = parse_arguments(arguments)
         _, stopped = train_and_compare(configs, at_once=at_once)
         return 1 if stopped else 0

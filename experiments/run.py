@@ -1,77 +1,51 @@
 """Runs one config: `python -m experiments.run --help`.
 
-A run is a list of phases over one training loop. It leaves a folder with config.json,
-metrics.jsonl, checkpoints/, choices.json, selection.npz, summary.json and figures/; the same
-command again resumes it, or prints its results when it is complete.
+A run leaves a folder, run_folder.py says with which files; the same command again resumes it, or
+prints its results when it is complete.
 """
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from experiments.compilation import keep_compilations
-from experiments.config import PRESET_NAMES, Config, default_config
-from experiments.data import DataError
-from experiments.group import train_all
-from experiments.run_folder import RunError
-
-
-def run(config: Config, *, show_progress: bool = True) -> Path:
-    """Trains, or resumes, or finds the run complete; returns its folder.
-
-    Raises:
-        DataError: the data cannot be had; nothing is written.
-        RunError: the folder is in use or belongs to another config, or the loss is not finite.
-    """
-    (ended,) = train_all([config], show_progress=show_progress)
-    if isinstance(ended, RunError):
-        raise ended
-    return ended
+from experiments.command_line import Parser, exit_status
+from experiments.config import Config
+from experiments.config_options import describe_choices, parse_config
+from experiments.names import refuse_without_effect
+from experiments.run_folder import figures_folder
+from experiments.training.compilation import keep_compilations
+from experiments.training.train import train_and_evaluate
 
 
 def parse(arguments: Sequence[str]) -> Config:
-    """Command-line arguments → Config; --preset and --task decide the defaults of the rest."""
-    try:
-        import tyro
-    except ImportError:
-        raise RunError("the command line needs tyro: pip install tyro") from None
+    """Command-line arguments → Config.
 
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="recommended", choices=PRESET_NAMES)
-    first.add_argument("--task", default="digits")
-    chosen, _ = first.parse_known_args(arguments)
-    return tyro.cli(
-        Config,
+    Raises:
+        ValueError: a value is out of its range, or an option has no effect with the others.
+        SystemExit: an option is unknown or has a value of another type; or --help.
+    """
+    parser = Parser(
         prog="python -m experiments.run",
-        description=__doc__,
-        default=default_config(chosen.preset, chosen.task),
-        args=list(arguments),
+        usage="%(prog)s [OPTION ...]",
+        description="Trains one network, or resumes it, and prints its results.\n"
+        "In brackets: the values of the preset for the task (--task mnist --help shows those of "
+        "mnist).",
+        epilog=describe_choices(),
     )
-
-
-def exit_status(work: Callable[[], int]) -> int:
-    """Does the work of a command; what ends it early becomes one line and an exit status."""
-    keep_compilations()
-    try:
-        return work()
-    except (DataError, RunError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command again resumes", file=sys.stderr)
-        return 130
+    config, _ = parse_config(arguments, parser)
+    refuse_without_effect([config])
+    return config
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs, prints the results and draws the figures; returns the exit status."""
-    from experiments import plots, report
+    from experiments import figures, report
 
     def work() -> int:
-        folder = run(parse(arguments))
+        keep_compilations()
+        folder = train_and_evaluate(parse(arguments))
         print(report.describe(folder))
-        figures = plots.draw_figures(folder)
-        print(f"{len(figures)} figures in {folder / 'figures'}")
+        pictures = figures.draw_figures(folder)
+        print(f"{len(pictures)} figures in {figures_folder(folder)}")
         return 0
 
     return exit_status(work)

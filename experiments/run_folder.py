@@ -1,212 +1,339 @@
-"""A run folder: config, metrics, checkpoints. The same command in the same folder resumes."""
+"""Every file of a run folder: its name, its writer, its reader. Nothing else opens one.
 
-import contextlib
+| file | holds |
+|---|---|
+| config.json | the config, as `config.to_json` writes it |
+| task.json | what is known of the task beside its name: `TaskRecord` |
+| metrics.jsonl | a row per epoch |
+| checkpoints/ | the last two states, by the number of epochs done: checkpoints.py |
+| checkpoints-damaged/ | those that could not be read |
+| choices.json | what phase 2 fixed, a function table per layer |
+| selection.npz | the logits [N, K] at the switch, per layer |
+| summary.json | the results of the phases, the switch, versions; written last |
+| fit.npz | a fitted function beside the true one |
+| figures/ | pictures |
+| predictions.csv | for rows that the user gave to `experiments.evaluate` |
+| .lock | held by the process that writes: folder_lock.py |
+
+The same command in the same folder resumes.
+"""
+
 import dataclasses
-import fcntl
 import json
 import os
-import shutil
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
-from experiments.config import Config, from_json, to_json
+from experiments.config import Config, from_json, to_json, total_epochs
+from experiments.names import run_name, task_folder
+from experiments.objective import Objective, find_objective
 
-NEUTRAL_FIELDS = ("data_dir", "run_dir", "checkpoint_seconds")
-"""Fields that may differ when a run is resumed."""
+CONFIG, TASK, METRICS, SUMMARY = "config.json", "task.json", "metrics.jsonl", "summary.json"
+CHOICES, SELECTION, FIT = "choices.json", "selection.npz", "fit.npz"
+CHECKPOINTS, DAMAGED_CHECKPOINTS = "checkpoints", "checkpoints-damaged"
+FIGURES, PREDICTIONS, LOCK = "figures", "predictions.csv", ".lock"
+
+RESULT_FILES = (CONFIG, TASK, SUMMARY)
+DATA_FILES = (*RESULT_FILES, METRICS, CHOICES, SELECTION, FIT)
+"""What tables and figures are made from: of many runs, and of one."""
+
+T = TypeVar("T")
 
 
 class RunError(RuntimeError):
     """A run cannot start or go on; one line says why."""
 
 
-class Position(NamedTuple):
-    """Where a run stands: what a checkpoint holds beside the state.
-
-    Attributes:
-        phase: index into the phases.
-        epoch: epochs of that phase done.
-        choices: of phase 2, per layer; empty before the switch.
-        results: of the finished phases.
-        switch: the switch report; empty before the switch.
-    """
-
-    phase: int = 0
-    epoch: int = 0
-    choices: tuple[list[int], ...] = ()
-    results: tuple[dict[str, Any], ...] = ()
-    switch: dict[str, Any] = {}  # noqa: RUF012
-
-
-START = Position()
+# The folder
 
 
 def folder_of(config: Config) -> Path:
-    """The run's folder."""
+    """The run's folder: --run-dir, or one that no other config has."""
     if config.run_dir is not None:
         return Path(config.run_dir)
-    return Path("runs") / config.task.replace("function:", "") / config.name
+    return Path("runs") / task_folder(config.task) / run_name(config)
+
+
+def figures_folder(folder: Path) -> Path:
+    """Where the pictures of a run are."""
+    return folder / FIGURES
 
 
 def is_complete(folder: Path) -> bool:
     """The run's summary is written, and it is written last."""
-    return (folder / "summary.json").exists()
+    return (folder / SUMMARY).exists()
 
 
-@contextlib.contextmanager
-def opened(folder: Path, config: Config) -> Iterator[None]:
-    """Holds the folder for one process; makes it, or checks that it belongs to the config.
+def progress_of(folder: Path) -> str:
+    """One line about a run that is not complete: how far it is."""
+    config = _required(folder, CONFIG, _parse_config)
+    done, total = len(read_metrics(folder)), total_epochs(config)
+    return f"{folder} holds no finished run: {done} of {total} epochs are done"
+
+
+# What the files hold
+
+
+class TaskRecord(NamedTuple):
+    """What a run folder keeps of its task, so that no reader must know the task by its name.
+
+    Attributes:
+        name: as in the config.
+        objective: loss, score, and how results are told; by its name in the file.
+        shape: of one input.
+        out_features: of the network.
+        class_names: in the order of the labels; may be empty.
+        source: one line, where the data came from.
+        extras: what else the trained network needs, such as means and scales of standardised
+            columns.
+        scale: inputs are divided by it; None for tokens.
+    """
+
+    name: str
+    objective: Objective
+    shape: tuple[int, ...]
+    out_features: int
+    class_names: tuple[str, ...] = ()
+    source: str = ""
+    extras: Mapping[str, Any] = {}
+    scale: float | None = 1.0
+
+
+class LayerChoices(NamedTuple):
+    """The functions a layer chooses from and the chosen indices, int [N]."""
+
+    pool: tuple[str, ...]
+    choices: np.ndarray
+
+
+class FinishedRun(NamedTuple):
+    """What reports need of a run that is complete."""
+
+    config: Config
+    task: TaskRecord
+    summary: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunData:
+    """What a run folder holds; None where a file is missing.
+
+    Attributes:
+        config: config.json.
+        metrics: the rows of metrics.jsonl, at least one.
+        choices: choices.json, by the path of the layer.
+        logits: selection.npz, float [N, K] by the path of the layer.
+        summary: summary.json.
+        fit: fit.npz.
+        task: task.json.
+    """
+
+    config: Config
+    metrics: list[dict[str, Any]]
+    choices: dict[str, LayerChoices] | None = None
+    logits: dict[str, np.ndarray] | None = None
+    summary: dict[str, Any] | None = None
+    fit: dict[str, np.ndarray] | None = None
+    task: TaskRecord | None = None
+
+    def rows(self, phase: str) -> list[dict[str, Any]]:
+        """The metrics of one phase."""
+        return [row for row in self.metrics if row["phase"] == phase]
+
+
+# Reading: a ValueError names a file that is damaged
+
+
+def read_run(folder: Path) -> RunData:
+    """Reads all of a run folder, finished or not.
 
     Raises:
-        RunError: another process holds the folder, it holds a run of another config, or it is
-            no run folder.
+        ValueError: config.json, task.json or metrics.jsonl is missing or empty, or a file is
+            damaged.
     """
-    path = folder / "config.json"
-    if path.exists():
-        _check_same(folder, config)
-    elif folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
-        raise RunError(f"{folder} is not empty and holds no config.json: choose another --run-dir")
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{folder} is in use by another process") from None
-        if not path.exists():
-            write_text(path, to_json(config))
-        yield
+    folder = Path(folder)
+    config, task = _read(folder / CONFIG, _parse_config), _read(folder / TASK, _parse_task)
+    metrics = read_metrics(folder)
+    for name, content in ((CONFIG, config), (f"{METRICS} with an epoch", metrics), (TASK, task)):
+        if not content:
+            raise ValueError(f"{folder} is no run folder: it holds no {name}")
+    assert config is not None
+    return RunData(
+        config,
+        metrics,
+        read_choices(folder),
+        _read(folder / SELECTION, _parse_arrays),
+        _read(folder / SUMMARY, _parse_summary),
+        _read(folder / FIT, _parse_arrays),
+        task,
+    )
 
 
-def _check_same(folder: Path, config: Config) -> None:
-    try:
-        stored = from_json((folder / "config.json").read_text())
-    except (ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{folder}/config.json cannot be read: {error}") from None
-    differing = [
-        f"{field.name} = {getattr(stored, field.name)!r} there, {getattr(config, field.name)!r} now"
-        for field in dataclasses.fields(Config)
-        if field.name not in NEUTRAL_FIELDS
-        and getattr(stored, field.name) != getattr(config, field.name)
-    ]
-    if differing:
-        raise RunError(
-            f"{folder} holds another run ({'; '.join(differing)}): use another --run-dir"
-        )
+def read_finished(folder: Path) -> FinishedRun:
+    """Config, task and summary of a finished run; ValueError if it is not one."""
+    folder = Path(folder)
+    config = _required(folder, CONFIG, _parse_config)
+    if not is_complete(folder):
+        raise ValueError(progress_of(folder))
+    task = _required(folder, TASK, _parse_task)
+    summary = _required(folder, SUMMARY, _parse_summary)
+    if task.objective.result not in summary["phases"][-1]:
+        raise ValueError(f"{folder / SUMMARY} holds no {task.objective.result} of the last phase")
+    return FinishedRun(config, task, summary)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes an .npz whole or not at all."""
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    os.replace(temporary, path)
+def read_config(folder: Path) -> Config | None:
+    """config.json; None before it is written."""
+    return _read(folder / CONFIG, _parse_config)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, one per epoch; a last line cut short is left out."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    return _read(folder / METRICS, _parse_rows) or []
+
+
+def read_choices(folder: Path) -> dict[str, LayerChoices] | None:
+    """choices.json, by the path of the layer; None before the switch."""
+    return _read(folder / CHOICES, _parse_choices)
+
+
+def _required(folder: Path, name: str, parse: Callable[[Path], T]) -> T:
+    content = _read(folder / name, parse)
+    if content is None and not folder.exists():
+        raise ValueError(f"{folder} does not exist")
+    if content is None:
+        raise ValueError(f"{folder} is no run folder: it holds no {name}")
+    return content
+
+
+def _read(path: Path, parse: Callable[[Path], T]) -> T | None:
+    if not path.exists():
+        return None
+    try:
+        return parse(path)
+    except _DAMAGE as error:
+        raise ValueError(f"{path} cannot be read: {_told(error)}") from None
+
+
+_DAMAGE = (OSError, EOFError, ValueError, TypeError, LookupError, zipfile.BadZipFile)
+
+
+def _told(error: Exception) -> str:
+    return f"it holds no {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _parse_config(path: Path) -> Config:
+    return from_json(path.read_text())
+
+
+def _parse_object(text: str) -> dict[str, Any]:
+    record = json.loads(text)
+    if not isinstance(record, dict):
+        raise ValueError(f"expected a JSON object, got {text[:20]!r}")
+    return record
+
+
+def _parse_summary(path: Path) -> dict[str, Any]:
+    summary = _parse_object(path.read_text())
+    if not (isinstance(summary["phases"], list) and summary["phases"]):
+        raise ValueError("it holds no phases")
+    return summary
+
+
+def _parse_task(path: Path) -> TaskRecord:
+    record = _parse_object(path.read_text())
+    objective = find_objective(record["objective"])
+    for name in ("shape", "class_names"):
+        record[name] = tuple(record[name])
+    return TaskRecord(**{**record, "objective": objective})
+
+
+def _parse_rows(path: Path) -> list[dict[str, Any]]:
+    return [_parse_object(line) for line in path.read_text().split("\n")[:-1]]
+
+
+def _parse_arrays(path: Path) -> dict[str, np.ndarray]:
+    # Opened here: np.load leaves a damaged archive open.
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _parse_choices(path: Path) -> dict[str, LayerChoices]:
+    return {
+        layer: LayerChoices(tuple(table["pool"]), np.asarray(table["choices"], int))
+        for layer, table in _parse_object(path.read_text()).items()
+    }
+
+
+# Writing: a file is written whole or not at all, only rows are appended
+
+
+def write_config(folder: Path, config: Config) -> None:
+    write_text(folder / CONFIG, to_json(config))
+
+
+def write_task(folder: Path, task: TaskRecord) -> None:
+    """Keeps what is known of the task.
+
+    Raises:
+        RunError: the folder has a run on other data.
+    """
+    text = json.dumps({**task._asdict(), "objective": task.objective.name}, indent=2)
+    stored = _read(folder / TASK, lambda path: _parse_object(path.read_text())) or {}
+    record = json.loads(text)
+    changed = [key for key, value in stored.items() if key != "source" and record.get(key) != value]
+    if changed:
+        raise RunError(
+            f"{folder} holds a run on other data ({', '.join(changed)} differ): use another "
+            "--run-dir"
+        )
+    write_text(folder / TASK, text)
+
+
+def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
+    """Adds the row of an epoch."""
+    with open(folder / METRICS, "a") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def truncate_metrics(folder: Path, epochs: int) -> None:
     """Keeps the rows of the first `epochs` epochs: what the checkpoint knows."""
     rows = read_metrics(folder)[:epochs]
-    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def append_metrics(folder: Path, row: dict[str, Any]) -> None:
-    with open(folder / "metrics.jsonl", "a") as file:
-        file.write(json.dumps(row) + "\n")
+def write_choices(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """A table's record (`pool`, `choices`) by the path of its layer."""
+    write_text(folder / CHOICES, json.dumps(tables))
 
 
-class Checkpoints:
-    """The last two states of a run, each with its position, on disk through Orbax."""
-
-    def __init__(self, folder: Path) -> None:
-        self._manager = ocp.CheckpointManager(
-            (folder / "checkpoints").absolute(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
-            ),
-            item_names=("state", "position"),
-        )
-
-    def save(self, epochs: int, state: Any, position: Position) -> None:
-        """Saves the state after `epochs` epochs of the run.
-
-        Raises:
-            RunError: the disk is full; earlier checkpoints stay.
-        """
-        # Asked before, because Orbax leaves half a checkpoint and pages of threads' tracebacks.
-        needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 2**20
-        free = shutil.disk_usage(self._manager.directory).free
-        if free < needed:
-            raise RunError(
-                f"no checkpoint after epoch {epochs}: {self._manager.directory} has "
-                f"{free / 2**20:.1f} MiB free, {needed / 2**20:.1f} needed"
-            )
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(_named_leaves(state)),
-            position=ocp.args.JsonSave(position._asdict()),
-        )
-        try:
-            self._manager.save(epochs, args=args, force=True)
-        except (OSError, ValueError) as error:
-            raise RunError(f"no checkpoint after epoch {epochs}: {_first_line(error)}") from error
-
-    def epochs(self) -> list[int]:
-        """The epochs of the run after which a checkpoint was saved."""
-        return list(self._manager.all_steps())
-
-    def restore_position(self, epochs: int) -> Position:
-        args = ocp.args.Composite(position=ocp.args.JsonRestore())
-        return Position(**self._manager.restore(epochs, args=args).position)
-
-    def restore_state(self, epochs: int, state: Any) -> Any:
-        """The saved state in the structure of `state`."""
-        target = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-            for name, leaf in _named_leaves(state).items()
-        }
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        leaves = self._manager.restore(epochs, args=args).state
-        return jax.tree.unflatten(jax.tree.structure(state), [leaves[name] for name in target])
-
-    def discard(self, epochs: int, error: Exception) -> None:
-        """Deletes a damaged checkpoint and says so."""
-        reason = _first_line(error)
-        print(f"checkpoint of epoch {epochs} is damaged ({reason}); falling back", flush=True)
-        self._manager.delete(epochs)
-
-    def drop_after(self, epochs: int) -> None:
-        """Deletes the checkpoints that a run which goes on from `epochs` will write again."""
-        for later in self.epochs():
-            if later > epochs:
-                self._manager.delete(later)
-
-    def close(self) -> None:
-        self._manager.close()
+def write_selection(folder: Path, logits: Mapping[str, np.ndarray]) -> None:
+    """The logits [N, K] by the path of their layer."""
+    _write_arrays(folder / SELECTION, logits)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0][:200]
+def write_fit(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    _write_arrays(folder / FIT, arrays)
 
 
-def _named_leaves(tree: Any) -> dict[str, jax.Array]:
-    """The leaves of a tree in its order, named by their paths."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-    assert len(named) == len(leaves)
-    return named
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """The last file of a run: from now on it is complete."""
+    write_text(folder / SUMMARY, json.dumps(summary, indent=2))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    with open(temporary, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    os.replace(temporary, path)

@@ -3,6 +3,8 @@
 `where` is what an error names first: the function, or the layer and its path.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +56,7 @@ def check_temperature(where: str, temperature: object, minimum: float = 0.0) -> 
     Raises ValueError for a concrete τ that is not finite, ≤ 0 or < minimum.
     """
     traced = isinstance(temperature, jax.core.Tracer)
-    value = temperature if traced else np.asarray(temperature)
+    value: Any = temperature if traced else np.asarray(temperature)
     kinds = (jnp.floating, jnp.integer)
     if value.ndim or not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
         raise TypeError(f"{where}: temperature must be a number > 0, got {shown(temperature)}")
@@ -98,9 +100,8 @@ def check_groups(where: str, groups: int | Integers | None, features: int) -> Gr
     if groups is None:
         return None
     # As objects: NumPy would make a number of True, and of 1.0 beside 1.
-    entries = np.asarray(groups, object).ravel()
-    is_int = [isinstance(g, int | np.integer) and not isinstance(g, bool) for g in entries]
-    if isinstance(groups, jax.core.Tracer) or not all(is_int):
+    entries = [1.0] if isinstance(groups, jax.core.Tracer) else np.asarray(groups, object).ravel()
+    if not all(isinstance(g, int | np.integer) and not isinstance(g, bool) for g in entries):
         raise TypeError(f"{where}: groups must be an int or one per neuron, got {shown(groups)}")
     indices = np.asarray(groups, np.int64)
     if indices.ndim == 0:

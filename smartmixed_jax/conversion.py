@@ -115,7 +115,8 @@ def select_activations(
         >>> jnp.allclose(selective(jnp.ones((1, 4))), model(jnp.ones((1, 4))))
         Array(True, dtype=bool)
     """
-    known = _check_arguments(model, functions, where=where, call=call, report=report)
+    known = tuple(functions) if isinstance(functions, Iterable) else (functions,)
+    _check_arguments(model, known, where=where, call=call, report=report)
     call = call or (lambda model, *inputs: model(*inputs))
     options.update(rngs=rngs, keep_rngs=keep_rngs)
     recorders = _recorded(model, call, inputs)
@@ -139,12 +140,11 @@ def select_activations(
     try:
         _run(result, call, inputs)
     except Exception as error:
-        text = f"the converted {type(model).__name__} does not run with the example inputs"
-        hint = "layers stacked by nnx.vmap cannot be converted"
-        raise ValueError(f"select_activations: {text} ({hint}): {error}") from error
-    if report is not None:
-        for line in lines:
-            report(line)
+        found = f"the converted {type(model).__name__} does not run with the example inputs"
+        reason = f"(layers stacked by nnx.vmap cannot be converted): {error}"
+        raise ValueError(f"select_activations: {found} {reason}") from error
+    for line in lines if report is not None else ():
+        report(line)  # type: ignore[misc]
     return result
 
 
@@ -190,8 +190,8 @@ class ActivationByWidth(nnx.Module):
         check_floating("ActivationByWidth", "x", x)
         width = str(x.shape[check_axis("ActivationByWidth", x, self.axis)])
         if width not in self.layers:
-            got = f"x{list(x.shape)} on axis {self.axis} needs a layer of {width} neurons"
-            raise ValueError(f"ActivationByWidth: {got}, expected one of {', '.join(self.layers)}")
+            expected = f"expected one of {', '.join(self.layers)}"
+            raise ValueError(f"ActivationByWidth: no layer of {width} neurons, {expected}")
         return self.layers[width](x, rngs=rngs, **keywords)
 
 
@@ -419,11 +419,11 @@ def _converted(
 
 def _with(place: _Place, pool: ActivationPool) -> tuple[ActivationPool, str]:
     """The pool with a place's function in it, and the name that it has there."""
-    function = _simplified(place.function)
-    known = coefficients(function)
+    # As the fused form knows it; under jax.jit it would not.
+    known = (f for f in _unwrapped(place.function) if coefficients(f))
+    function = next(known, place.function)
     for name, member in zip(pool.names, pool.functions, strict=True):
-        same = known is not None and known == coefficients(_simplified(member))
-        if same or _key(member) == _key(function):
+        if any(_are_same(f, g) for f in _unwrapped(function) for g in _unwrapped(member)):
             return pool, name
     wanted = _name(place.function).replace(",", "")  # pools are named in lists with commas
     wanted = place.path.rpartition(".")[2] if wanted == "<lambda>" else wanted
@@ -433,42 +433,40 @@ def _with(place: _Place, pool: ActivationPool) -> tuple[ActivationPool, str]:
     return ActivationPool(members).with_form(pool.form), name
 
 
+def _are_same(f: Any, g: Any) -> bool:
+    if isinstance(f, functools.partial) and isinstance(g, functools.partial):
+        return (f.func, f.args, f.keywords) == (g.func, g.args, g.keywords)
+    return f is g or (coefficients(f) is not None and coefficients(f) == coefficients(g))
+
+
 _Jitted: Any = type(jax.jit(jnp.sin))
+
+
+def _unwrapped(function: Any, with_arguments: bool = False) -> Iterator[Any]:
+    """The function, and what it is under jax.jit or a functools.partial without effect."""
+    yield function
+    if isinstance(function, _Jitted):
+        yield from _unwrapped(function.__wrapped__, with_arguments)
+    elif isinstance(function, functools.partial):
+        inner, slope = function.func, function.keywords.get("negative_slope")
+        # Below 0 the two differ in the sign of zero.
+        if inner is jax.nn.leaky_relu and isinstance(slope, float) and slope >= 0:
+            yield leaky_relu(slope)
+        if with_arguments or (not function.args and _are_defaults(inner, function.keywords)):
+            yield from _unwrapped(inner, with_arguments)
+
+
+def _are_defaults(function: Any, keywords: dict[str, Any]) -> bool:
+    parameters = inspect.signature(function).parameters if keywords else {}
+    defaults = {name: repr(parameter.default) for name, parameter in parameters.items()}
+    return all(defaults.get(name) == repr(value) for name, value in keywords.items())
 
 
 def _is_one_of(function: Any, known: tuple[Any, ...]) -> bool:
     """Whether a function is in `known`, by itself, under jax.jit or in a functools.partial."""
-    if any(function is k or (isinstance(k, type) and isinstance(function, k)) for k in known):
-        return True
-    if isinstance(function, _Jitted):
-        return _is_one_of(function.__wrapped__, known)
-    return isinstance(function, functools.partial) and _is_one_of(function.func, known)
-
-
-def _key(function: Any) -> Any:
-    """Equal for functions that jax.jit or a functools.partial without effect tells apart."""
-    if isinstance(function, _Jitted):
-        return _key(function.__wrapped__)
-    if not isinstance(function, functools.partial):
-        return function
-    parameters = inspect.signature(function.func).parameters
-    defaults = {name: repr(parameters[name].default) for name in parameters}
-    given = {name: repr(value) for name, value in function.keywords.items()}
-    changed = sorted(item for item in given.items() if defaults.get(item[0]) != item[1])
-    key = (_key(function.func), *map(repr, function.args), *changed)
-    return key if len(key) > 1 else key[0]
-
-
-def _simplified(function: Any) -> Any:
-    """The function as the fused form knows it, if it does; else as it is."""
-    slope = getattr(function, "keywords", {}).get("negative_slope")
-    # Below 0 the two differ in the sign of zero.
-    if isinstance(slope, float) and slope >= 0 and _key(function.func) == _key(jax.nn.leaky_relu):
-        return leaky_relu(slope)
-    return _EXPORTED.get(_key(function), function)
-
-
-_EXPORTED = {_key(f): f for f in (*HIDDEN_ACTIVATIONS, *_GATES) if not isinstance(f, type)}
+    classes = tuple(k for k in known if isinstance(k, type))
+    inner = list(_unwrapped(function, with_arguments=True))
+    return any(isinstance(f, classes) or any(f is k for k in known) for f in inner)
 
 
 # What to say
@@ -528,24 +526,11 @@ def _nothing_found(model: nnx.Module, lines: list[str]) -> str:
     )
 
 
-# Checks
-
-
-def _check_arguments(model: Any, functions: Any, **callables: Any) -> tuple[Any, ...]:
-    """The functions as a tuple; raises TypeError if an argument is wrong.
-
-    The pool, the start and the options are checked where they are used: there the path is known.
-    """
-
-    def expect(name: str, value: Any, kind: Any, expected: str) -> None:
-        if not isinstance(value, kind):
-            raise TypeError(f"select_activations: {name} must be {expected}, got {shown(value)}")
-
-    expect("model", model, nnx.Module, "an instance of nnx.Module")
-    expect("functions", functions, Iterable, "a list of functions")
-    known = tuple(functions)
-    for function in known:
-        expect("functions", function, Callable, "a list of functions")
-    for name, value in callables.items():
-        expect(name, value, Callable | None, "a function or None")
-    return known
+def _check_arguments(model: Any, functions: tuple[Any, ...], **others: Any) -> None:
+    """Raises TypeError if one is wrong; the others are checked with each layer's path."""
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"select_activations: model must be an nnx.Module, got {shown(model)}")
+    others = {name: value for name, value in others.items() if value is not None}
+    for name, value in (*others.items(), *(("functions", f) for f in functions)):
+        if not callable(value):
+            raise TypeError(f"select_activations: {name}: expected functions, got {shown(value)}")

@@ -11,10 +11,7 @@ import numpy as np
 
 from smartmixed_jax import _checks
 from smartmixed_jax.pools import ActivationPool
-from smartmixed_jax.types import Estimator, Groups, Initializer, Integers, Scalar, Selection
-
-Start = tuple[str, float]
-"""A function's name and the probability it has in every neuron at the start, in (1/K, 1)."""
+from smartmixed_jax.types import Estimator, Groups, Initializer, Integers, Scalar, Selection, Start
 
 
 def one_random_entry(value: float = 1e-3) -> Initializer:

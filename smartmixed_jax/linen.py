@@ -35,12 +35,11 @@ from smartmixed_jax import estimators
 from smartmixed_jax import layer as shared
 from smartmixed_jax._checks import check_axis, shown
 from smartmixed_jax.estimators import gumbel_straight_through
-from smartmixed_jax.layer import Start
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.pools import PAPER_POOL, ActivationPool
 from smartmixed_jax.summary import fixed_record, layer_record, statistics
 from smartmixed_jax.table import FunctionTable
-from smartmixed_jax.types import Estimator, Groups, Initializer, Integers, Scalar, Selection
+from smartmixed_jax.types import Estimator, Groups, Initializer, Integers, Scalar, Selection, Start
 
 Path = tuple[str, ...]
 """The names of the modules that lead to one."""
@@ -136,14 +135,17 @@ class SelectiveActivation(nn.Module):
         features = width if self.features is None else self.features
         options = (features, self.pool, self.estimator, self.temperature, self.axis, self.start)
         groups, shape, init = shared.check_options(where, *options, self.logits_init, self.groups)
-        names = ",".join(self.pool.names)
         if self.is_initializing() and self.is_mutable_collection("params"):
-            self.put_variable("params", names, {})
-        self._check_names(where, names)
-        for choices in self.variables.get("choices", {}).values():
-            return self._apply_fixed(where, x, choices, groups)
-        if not (self.has_variable("params", LOGITS) or self.is_mutable_collection("params")):
-            raise ValueError(_nothing_visible(where, self.has_variable("params", "logits")))
+            self.put_variable("params", ",".join(self.pool.names), {})
+        params, choices = (self.variables.get(name, {}) for name in ("params", "choices"))
+        for made_with in (*choices, *(name for name, value in params.items() if _is_record(value))):
+            if made_with not in (",".join(self.pool.names), _unnamed(len(self.pool))):
+                got = f"made with the pool {made_with}, got {self.pool}"
+                raise ValueError(f"{where}: its variables were {got}")
+        for fixed in choices.values():
+            return self._apply_fixed(where, x, fixed, groups)
+        if LOGITS not in params and not self.is_mutable_collection("params"):
+            raise ValueError(f"{where}: {RENAMED if 'logits' in params else NOT_VISIBLE}")
         logits = self.param(LOGITS, init, shape, self.param_dtype)
         # Not make_rng alone: without the stream it would take the one called params.
         noise = self.has_rng("selection")
@@ -156,17 +158,6 @@ class SelectiveActivation(nn.Module):
             temperature = self.temperature if temperature is None else temperature
             selection = self.estimator(logits, key, temperature)
         return mix(x, shared.repeat_to_neurons(selection, groups), self.pool, axis=self.axis)
-
-    def _check_names(self, where: str, names: str) -> None:
-        """Raises ValueError if the variables were made with another pool."""
-        params = self.variables.get("params", {})
-        recorded = [
-            key for key, value in params.items() if isinstance(value, Mapping) and not value
-        ]
-        for held in (*recorded, *self.variables.get("choices", {})):
-            if held not in (names, _unnamed(len(self.pool))):
-                got = f"the pool {held}, got {self.pool}"
-                raise ValueError(f"{where}: the variables are those of {got}")
 
     def _apply_fixed(self, where: str, x: jax.Array, choices: jax.Array, groups: Groups):
         """The fixed layer; where choices are [G, K], of `switch_report`, the mixture by weights."""
@@ -342,13 +333,12 @@ def switch_report(
     """
     rngs = {"selection": key}
     layers = _taken("switch_report", module, variables, None, lambda layer: layer.logits)
-    probabilities = {
-        (*path, layer.key): jax.nn.softmax(layer.logits.astype(jnp.float32))
-        for path, layer in layers.items()
+    soft = {
+        (*path, v.key): jax.nn.softmax(v.logits.astype("float32")) for path, v in layers.items()
     }
     return {
         "noise": score(module, variables, rngs),
-        "expectation": score(module, _updated(variables, choices=probabilities), rngs),
+        "expectation": score(module, _updated(variables, choices=soft), rngs),
         "fixed": score(*fix_choices(module, variables), rngs),
     }
 
@@ -356,22 +346,31 @@ def switch_report(
 # What the variables hold of a layer
 
 LOGITS = "selection_logits"
+RENAMED = f"its parameter is called {LOGITS} now, the variables hold 'logits': rename it"
+NOT_VISIBLE = (
+    f"the variables hold neither its {LOGITS} nor its choices; if fix_choices moved them, a lifted "
+    'transform must list the collection: variable_axes={"params": 0, "choices": 0} of nn.scan and '
+    "nn.vmap"
+)
 
 
 class _Layer(NamedTuple):
     """One layer in the variables.
 
     Attributes:
-        key: of its entry in `choices`: the names of its pool, or how many there are.
-        names: of the functions, K.
+        key: of its entry in `choices`: the names of its pool, with commas.
         logits: [..., G, K]; leading axes of layers stacked by nn.scan or nn.vmap. None if fixed.
         choices: int32 [..., G]; None while it selects.
     """
 
     key: str
-    names: tuple[str, ...]
     logits: Any
     choices: Any
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the functions, K."""
+        return tuple(self.key.split(","))
 
 
 def _layers(module: nn.Module, variables: Variables) -> dict[Path, _Layer]:
@@ -381,16 +380,18 @@ def _layers(module: nn.Module, variables: Variables) -> dict[Path, _Layer]:
         raise TypeError(f"variables must be {expected}, got {shown(variables)}")
     params, choices = (_flat(variables, collection) for collection in ("params", "choices"))
     logits = {path[:-1]: nn.unbox(leaf) for path, leaf in params.items() if path[-1] == LOGITS}
-    keys = {path[:-1]: path[-1] for path in choices}
+    keys = {path: _unnamed(rows.shape[-1]) for path, rows in logits.items()}
+    if isinstance(module, SelectiveActivation):
+        keys[()] = ",".join(module.pool.names)
     recorded = [path for path, leaf in params.items() if leaf is empty_node]
-    keys |= {path[:-1]: path[-1] for path in recorded if path[:-1] in logits}
-    layers = {}
-    for path in dict.fromkeys((*logits, *keys)):
-        if path not in keys and isinstance(module, SelectiveActivation):
-            keys[path] = ",".join(module.pool.names)
-        key = keys.get(path) or _unnamed(logits[path].shape[-1])
-        layers[path] = _Layer(key, _names(key), logits.get(path), choices.get((*path, key)))
-    return layers
+    keys |= {
+        path[:-1]: path[-1]
+        for path in (*recorded, *choices)
+        if path[:-1] in keys or path in choices
+    }
+    return {
+        path: _Layer(key, logits.get(path), choices.get((*path, key))) for path, key in keys.items()
+    }
 
 
 def _flat(variables: Variables, collection: str) -> dict[Path, Any]:
@@ -422,7 +423,7 @@ def _updated(variables: Variables, **changes: Mapping[Path, Any]) -> Variables:
     """New variables with leaves of collections set, or removed where None."""
     result = dict(variables)
     for collection, leaves in changes.items():
-        flat = _flat(variables, collection) | leaves
+        flat = {**_flat(variables, collection), **leaves}
         kept = unflatten_dict({path: leaf for path, leaf in flat.items() if leaf is not None})
         result.pop(collection, None)
         result |= {collection: kept} if kept or collection == "params" else {}
@@ -431,23 +432,12 @@ def _updated(variables: Variables, **changes: Mapping[Path, Any]) -> Variables:
 
 def _unnamed(functions: int) -> str:
     """The key of a layer of which only the number of functions is known."""
-    return f"{functions} functions"
+    return ",".join(map(str, range(functions)))
 
 
-def _names(key: str) -> tuple[str, ...]:
-    if key.endswith(" functions"):
-        return tuple(map(str, range(int(key.split()[0]))))
-    return tuple(key.split(","))
-
-
-def _nothing_visible(where: str, has_old_name: bool) -> str:
-    if has_old_name:
-        return f"{where}: its parameter is called {LOGITS} now, the variables hold 'logits': rename"
-    return (
-        f"{where}: the variables hold neither its {LOGITS} nor its choices; if fix_choices moved "
-        'them, a lifted transform must list the collection: variable_axes={"params": 0, '
-        '"choices": 0} of nn.scan and nn.vmap'
-    )
+def _is_record(value: Any) -> bool:
+    """Whether an entry of `params` is there for its key alone, the names of a pool."""
+    return isinstance(value, Mapping) and not value
 
 
 def _name(path: Path) -> str:

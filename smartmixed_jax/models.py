@@ -179,10 +179,10 @@ class ResNet(nnx.Module):
         dtype: Any = None,
         rngs: nnx.Rngs,
     ) -> None:
-        shared = dict(dtype=dtype, rngs=rngs)
+        shared: Any = dict(dtype=dtype, rngs=rngs)
         init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-        conv = functools.partial(nnx.Conv, use_bias=False, kernel_init=init, **shared)
-        norm = functools.partial(nnx.BatchNorm, momentum=0.9, **shared)
+        conv: Any = functools.partial(nnx.Conv, use_bias=False, kernel_init=init, **shared)
+        norm: Any = functools.partial(nnx.BatchNorm, momentum=0.9, **shared)
         # Two convolutions per block; the first one of a stage but the first has stride 2.
         channels = [widths[0], *(width for width in widths for _ in range(2 * blocks))]
         pairs = enumerate(itertools.pairwise((in_features, *channels)))
@@ -255,8 +255,8 @@ class Transformer(nnx.Module):
         hidden, init = expansion * features, nnx.initializers.normal(0.02)
         # Projections into the residual stream: its variance would grow with their number.
         residual = nnx.initializers.normal(0.02 / (2 * layers) ** 0.5)
-        shared = dict(dtype=dtype, rngs=rngs)
-        embed = functools.partial(nnx.Embed, features=features, embedding_init=init, **shared)
+        shared: Any = dict(dtype=dtype, rngs=rngs)
+        embed: Any = functools.partial(nnx.Embed, features=features, embedding_init=init, **shared)
         linear = functools.partial(nnx.Linear, use_bias=False, **shared)
         norm = functools.partial(nnx.LayerNorm, features, use_bias=False, **shared)
         attention = functools.partial(

@@ -13,11 +13,10 @@ from smartmixed_jax import estimators
 from smartmixed_jax import layer as shared
 from smartmixed_jax._checks import check_temperature
 from smartmixed_jax.estimators import gumbel_straight_through
-from smartmixed_jax.layer import Start
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.pools import PAPER_POOL, ActivationPool
 from smartmixed_jax.table import FunctionTable
-from smartmixed_jax.types import Estimator, Initializer, Integers, Scalar
+from smartmixed_jax.types import Estimator, Initializer, Integers, Scalar, Start
 
 RngSource = nnx.Rngs | nnx.RngStream
 """What draws: its `selection` stream, or the default one; or a stream itself."""
@@ -205,7 +204,6 @@ class MixedActivation(nnx.Module):
             choices are a Variable: data, so that models that differ in them share a compilation.
 
     Attributes:
-        pool: that of the table.
         table: the table, or None if it is not static.
         choices: Choices [N], or [..., N] of layers stacked by `nnx.vmap`; None if static.
 
@@ -221,9 +219,10 @@ class MixedActivation(nnx.Module):
     ) -> None:
         if not isinstance(table, FunctionTable):
             raise TypeError(f"MixedActivation: table must be a FunctionTable, got {table!r:.60}")
-        self.pool = table.pool
-        self.table = table if static else None
-        self.choices = nnx.data(None if static else Choices(jnp.asarray(table.choices, jnp.int32)))
+        self._pool = table.pool
+        self.table: FunctionTable = table if static else None  # type: ignore[assignment]
+        choices = None if static else Choices(jnp.asarray(table.choices, jnp.int32))
+        self.choices: Choices = nnx.data(choices)  # type: ignore[assignment]
         self.axis = axis
         self.dtype = dtype
 
@@ -232,6 +231,11 @@ class MixedActivation(nnx.Module):
         x = shared.promote("MixedActivation", x, self.dtype)
         choices = self.choices[...] if self.table is None else self.table.choices
         return apply_choices(x, choices, self.pool, axis=self.axis)
+
+    @property
+    def pool(self) -> ActivationPool:
+        """The functions that the choices are indices of."""
+        return self._pool if self.table is None else self.table.pool
 
     def tables(self) -> dict[str, FunctionTable]:
         """The table of each stacked layer by its index, such as "[0]"; of a single layer by ""."""
@@ -403,7 +407,7 @@ def _replace(
             return node
         name = ".".join(map(str, path))
         if where is not None and not where(name, node):
-            left.append(name)
+            left.append(name or "the model")
             return node
         if id(node) not in changed:
             changed[id(node)] = node, change(name or "the model", node)
@@ -420,8 +424,8 @@ def _replace(
 
 def _static_or_variable(temperature: Scalar) -> float | Temperature:
     if isinstance(temperature, jax.Array | np.ndarray):
-        return Temperature(jnp.asarray(temperature, jnp.float32))
-    return float(temperature)
+        return nnx.data(Temperature(jnp.asarray(temperature, jnp.float32)))
+    return nnx.static(float(temperature))
 
 
 def _stream(rngs: RngSource) -> nnx.RngStream:

@@ -32,6 +32,9 @@ Integers = Sequence[int] | np.ndarray | jax.Array
 Groups = tuple[int, ...] | None
 """Each neuron's group, [N] in [0, G); None: every neuron chooses for itself."""
 
+Start = tuple[str, float]
+"""A function's name and the probability it has in every neuron at the start, in (1/K, 1)."""
+
 Scalar = float | jax.Array
 """A number, or an array [] of one, which may be traced."""
 

@@ -435,7 +435,7 @@ def test_layers_stacked_by_vmap_raise_at_the_conversion():
 
 
 def test_something_that_is_no_module_raises():
-    with pytest.raises(TypeError, match=r"model must be an instance of nnx\.Module, got"):
+    with pytest.raises(TypeError, match=r"model must be an nnx\.Module, got"):
         silently(jnp.tanh, X)
 
 
@@ -446,12 +446,12 @@ def test_the_models_own_error_is_kept_and_says_who_ran_it():
 
 
 WRONG = {
-    "model": (nnx.Sequential, r"model must be an instance of nnx\.Module, got <class"),
-    "functions": ([nnx.relu, "tanh"], "functions must be a list of functions, got 'tanh'"),
-    "functions ": (nnx.relu, "functions must be a list of functions, got <"),
-    "where": (["attribute"], r"where must be a function or None, got \['attribute'\]"),
-    "call": ("encode", "call must be a function or None, got 'encode'"),
-    "report": (True, "report must be a function or None, got True"),
+    "model": (nnx.Sequential, r"model must be an nnx\.Module, got <class"),
+    "functions": ([nnx.relu, "tanh"], "functions: expected functions, got 'tanh'"),
+    "functions ": (None, "functions: expected functions, got None"),
+    "where": (["attribute"], r"where: expected functions, got \['attribute'\]"),
+    "call": ("encode", "call: expected functions, got 'encode'"),
+    "report": (True, "report: expected functions, got True"),
     "pool": ([nnx.relu], r"attribute: pool must be an ActivationPool, got \["),
     "pool ": (PAPER_POOL.names, r"attribute: pool must be an ActivationPool, got \('relu'"),
     "start": ("0.9", "attribute: .*probability must be a number, got '0.9'"),

@@ -480,5 +480,20 @@ def test_gumbel_rao_without_samples_raises(samples):
 @pytest.mark.parametrize("name", [*ALL, "deterministic"])
 @pytest.mark.parametrize("logits", [jnp.zeros(6), jnp.zeros((2, 3, 6)), jnp.zeros((2, 6), int)])
 def test_logits_that_are_no_float_matrix_raise_naming_dtype_and_shape(name, logits):
-    with pytest.raises(ValueError, match=rf"{name}: logits must be .* got {logits.dtype}\["):
+    with pytest.raises(
+        (TypeError, ValueError), match=rf"{name}: logits must be .* {logits.dtype}\["
+    ):
         getattr(estimators, name)(logits, jax.random.key(0), 1.0)
+
+
+@pytest.mark.parametrize("logits", [None, [[0.0, 1.0]], "relu", jnp.zeros((2, 6), complex)])
+def test_logits_of_another_type_raise_naming_them(logits):
+    message = "soft_mixture: logits must be a real floating-point array, got"
+    with pytest.raises(TypeError, match=message):
+        estimators.soft_mixture(logits, None, 1.0)
+
+
+@pytest.mark.parametrize("temperature", [None, "1", True, 1j, [1.0], jnp.ones(2)])
+def test_a_temperature_of_another_type_raises_naming_it(temperature):
+    with pytest.raises(TypeError, match="soft_mixture: temperature must be a number > 0, got"):
+        estimators.soft_mixture(random_logits(), None, temperature)

@@ -1,7 +1,6 @@
 """The grid's command line, and the compilation cache that every program turns on."""
 
 import dataclasses
-import importlib.util
 import os
 import subprocess
 import sys
@@ -11,36 +10,33 @@ import jax
 import pytest
 
 from experiments import grid
-from experiments.compilation import keep_compilations
-from experiments.config import default_config
+from experiments.names import run_name
+from experiments.presets import default_config
 from experiments.run_folder import RunError, is_complete
+from experiments.training.compilation import keep_compilations
 
 REPOSITORY = Path(__file__).parents[1]
-needs_command_line = pytest.mark.skipif(
-    importlib.util.find_spec("tyro") is None, reason="the command line needs tyro"
-)
 SMALL = ["--hidden", "16", "12", "--selective-epochs", "1", "--mixed-epochs", "1"]
 
 
 def test_every_seed_with_every_method_and_control():
     base = default_config("recommended", "digits")
-    configs = grid.plan(base, [3, 4], ["two_phase", "uniform:relu"], ["learned", "random"])
+    configs = grid.plan_grid(base, [3, 4], ["two_phase", "uniform:relu"], ["learned", "random"])
     assert [(c.variant, c.seed) for c in configs] == [
         (variant, seed)
         for variant in ("two_phase", "two_phase-random", "uniform:relu")
         for seed in (3, 4)
     ]
     assert {
-        dataclasses.replace(c, seed=0, method="two_phase", choices="learned") for c in configs
+        dataclasses.replace(c, seed=0, method="two_phase", control="learned") for c in configs
     } == {base}
-    assert len(grid.plan(base, [0, 0, 1], ["two_phase", "two_phase"], ["learned"])) == 2
-    placed = grid.plan(
+    assert len(grid.plan_grid(base, [0, 0, 1], ["two_phase", "two_phase"], ["learned"])) == 2
+    placed = grid.plan_grid(
         dataclasses.replace(base, run_dir="there"), [0, 1], ["two_phase"], ["learned"]
     )
-    assert [c.run_dir for c in placed] == [f"there/{c.name}" for c in placed]
+    assert [c.run_dir for c in placed] == [f"there/{run_name(c)}" for c in placed]
 
 
-@needs_command_line
 def test_options_of_a_run_are_taken_in_any_order():
     arguments = ["--hidden", "64", "32", "--seeds", "1", "2", "--task=mnist", "--at-once", "4"]
     configs, at_once = grid.parse_arguments([*arguments, "--batch-size", "32"])
@@ -51,29 +47,23 @@ def test_options_of_a_run_are_taken_in_any_order():
     assert configs == [dataclasses.replace(expected, seed=seed) for seed in (1, 2)]
 
 
-@needs_command_line
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--seed", "1"], "--seed: a grid takes --seeds"),
-        (["--choices=random"], "--choices: a grid takes --controls"),
-        (["--controls", "shufled"], "choices = 'shufled'"),
-        (["--methods", "uniform:swish"], "method = 'uniform:swish'"),
-        (["--at-once", "0"], "--at-once 0"),
-        (["--sead", "1"], "--sead"),
-    ],
-)
-def test_bad_arguments_end_with_a_message(capsys, arguments, message):
-    try:
-        status = grid.main(arguments)
-    except SystemExit as exit:
-        status = exit.code
-    captured = capsys.readouterr()
-    assert status != 0
-    assert message in captured.err + captured.out
+def test_fields_without_effect_on_a_run_keep_their_presets_values_there():
+    base = dataclasses.replace(default_config(), temperature=1.0, batch_size=32)
+    two_phase, uniform = grid.plan_grid(base, [0], ["two_phase", "uniform:relu"], ["learned"])
+    assert (two_phase.temperature, two_phase.batch_size) == (1.0, 32)
+    assert uniform == dataclasses.replace(
+        default_config(), method="uniform:relu", control="learned", batch_size=32
+    )
 
 
-@needs_command_line
+def test_fields_without_effect_on_every_run_are_refused():
+    base = dataclasses.replace(default_config(), temperature=1.0)
+    with pytest.raises(ValueError, match=r"temperature = 1\.0 has no effect: a uniform network"):
+        grid.plan_grid(base, [0], ["uniform:relu", "uniform:tanh"], ["learned"])
+    with pytest.raises(ValueError, match="controls = shuffled has no effect: no method is two_ph"):
+        grid.plan_grid(default_config(), [0], ["uniform:relu"], ["shuffled"])
+
+
 def test_the_command_trains_and_compares(tmp_path, capsys):
     arguments = ["--seeds", "0", "1", "--methods", "two_phase", "uniform:relu", *SMALL]
     arguments += ["--controls", "learned", "majority", "--run-dir", str(tmp_path)]
@@ -84,7 +74,6 @@ def test_the_command_trains_and_compares(tmp_path, capsys):
     assert sum(map(is_complete, tmp_path.iterdir())) == 6
 
 
-@needs_command_line
 def test_runs_that_stopped_are_named_and_the_others_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         grid, "train_all", lambda configs, **_: [RunError("the loss is nan") for _ in configs]
@@ -155,7 +144,6 @@ def test_a_home_that_cannot_be_written_stops_nothing(cache_config, tmp_path, mon
     assert cache_config.jax_compilation_cache_dir is None
 
 
-@needs_command_line
 def test_the_second_start_compiles_nothing_new(tmp_path):
     """And importing the programs makes no folder."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}

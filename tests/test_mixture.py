@@ -438,7 +438,7 @@ def test_an_axis_out_of_range_raises_naming_it(axis):
 @pytest.mark.parametrize(
     ("choices", "error", "message"),
     [
-        ([0, 1], ValueError, r"x\[2, 3\] on axis 1 needs 3 choices, got 2"),
+        ([0, 1], ValueError, r"x\[2, 3\] on axis 1 needs choices \[3\], got \[2\]"),
         ([0, 6, 1], ValueError, r"choice 6 of neuron 1 is outside \[0, 6\)"),
         ([0, 1, -1], ValueError, r"choice -1 of neuron 2 is outside \[0, 6\)"),
         ([0.0, 1.0, 2.0], TypeError, r"choices must be integers \[N\], got float64\[3\]"),
@@ -451,11 +451,31 @@ def test_bad_choices_raise_naming_them(choices, error, message):
         apply_choices(jnp.ones((2, 3)), choices, PAPER_POOL)
 
 
-def test_traced_choices_raise_naming_the_remedy():
-    with pytest.raises(TypeError, match=r"apply_choices: choices must be static .* use mix"):
-        jax.jit(lambda choices: apply_choices(jnp.ones((2, 3)), choices, PAPER_POOL))(
-            jnp.zeros(3, jnp.int32)
-        )
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("pool", [PAPER_POOL, REGRESSION_POOL, PAPER_POOL.with_form("general")])
+def test_traced_choices_give_the_bits_and_gradients_of_static_ones(pool, axis):
+    x = jax.random.normal(jax.random.key(0), (5, 5))
+    choices = jnp.arange(5) % len(pool)
+
+    def static(x):
+        return apply_choices(x, np.asarray(choices), pool, axis=axis)
+
+    traced = jax.jit(lambda x, choices: apply_choices(x, choices, pool, axis=axis))
+    np.testing.assert_array_equal(traced(x, choices), jax.jit(static)(x))
+    gradient = jax.jit(jax.grad(lambda x, choices: traced(x, choices).sum()))
+    expected = jax.jit(jax.grad(lambda x: static(x).sum()))
+    np.testing.assert_array_equal(gradient(x, choices), expected(x))
+
+
+def test_traced_choices_compile_once_and_are_checked_by_shape_and_dtype():
+    apply = jax.jit(lambda choices: apply_choices(jnp.ones((2, 3)), choices, PAPER_POOL))
+    for choices in ([0, 1, 2], [5, 5, 5]):
+        apply(jnp.array(choices))
+    assert apply._cache_size() == 1
+    with pytest.raises(ValueError, match=r"needs choices \[3\], got \[2\]"):
+        apply(jnp.zeros(2, jnp.int32))
+    with pytest.raises(TypeError, match=r"choices must be integers \[N\], got float32"):
+        apply(jnp.zeros(3))
 
 
 def test_a_function_that_is_not_elementwise_raises_naming_it():

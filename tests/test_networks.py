@@ -11,20 +11,18 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments import evaluation, group, networks, plots, report, run_folder, tasks, text, train
-from experiments.augment import MARGIN, shift_and_mirror
-from experiments.config import Config, default_config
-from experiments.data import DataError
-from experiments.program import (
-    State,
-    carry_moments,
-    learning_rate,
-    selected,
-    start_phase,
-    trained,
-)
-from experiments.run import run as train_whole
-from experiments.tasks import Split, Task
+from experiments import figures, report, run_folder
+from experiments.config import Config
+from experiments.data import DataError, tasks, text
+from experiments.data.augment import MARGIN, shift_and_mirror
+from experiments.data.tasks import Split, Task
+from experiments.objective import CLASSIFICATION, NEXT_CHARACTER
+from experiments.presets import default_config
+from experiments.training import evaluation, networks, step
+from experiments.training.draws import draw
+from experiments.training.optimizer import learning_rate
+from experiments.training.state import PhaseState, TrainState, start_phase, trained
+from experiments.training.train import train_and_evaluate
 from smartmixed_jax import SelectiveActivation, fix_choices
 
 KEY = jax.random.key(0)
@@ -39,14 +37,23 @@ def image_task(count=40, size=8) -> Task:
         bright = 100 * jax.nn.one_hot(labels, 3)[:, None, None]
         images = bright + jax.random.uniform(noise, (count, size, size, 3), maxval=150.0)
         splits[name] = Split(images.astype(jnp.uint8), labels)
-    return Task(splits, (size, size, 3), 3, 255.0, ("red", "green", "blue"), "made up")
+    return Task(
+        name="cifar10",
+        splits=splits,
+        objective=CLASSIFICATION,
+        out_features=3,
+        scale=255.0,
+        class_names=("red", "green", "blue"),
+        source="made up",
+    )
 
 
 def text_task(length=200) -> Task:
     """A text that repeats itself."""
     windows = np.lib.stride_tricks.sliding_window_view(np.arange(length) % 5, 9).astype(np.uint8)
     split = Split(jnp.asarray(windows[:, :-1]), jnp.asarray(windows[:, 1:]))
-    return Task(dict.fromkeys(("train", "validation", "test"), split), (8,), 5, 1.0, (), "made up")
+    splits = dict.fromkeys(("train", "validation", "test"), split)
+    return Task("tiny_shakespeare", splits, NEXT_CHARACTER, 5, scale=None, source="made up")
 
 
 def config_of(network: str, **changes) -> Config:
@@ -79,11 +86,11 @@ def start(config: Config, task: Task):
     return start_phase(networks.build_model(config, task), config, task, 0)
 
 
-def run(function, config, task, program, state, rest, number=0) -> tuple[State, dict]:
+def run(function, config, task, program, state, non_trainable, number=0) -> tuple[TrainState, dict]:
     splits = task.splits["train"], task.splits["validation"]
-    draws = train.draw(program, [config.seed], number, len(splits[0].labels))
+    draws = draw(program, [config.seed], number, len(splits[0].labels))
     state = jax.tree.map(jnp.copy, state)
-    return function(program, state, rest, *splits, draws, jnp.int32(number))
+    return function(program, state, non_trainable, *splits, draws, jnp.int32(number))
 
 
 def task_of(network: str) -> Task:
@@ -94,20 +101,20 @@ def task_of(network: str) -> Task:
 @pytest.mark.parametrize("network", ["conv", "resnet20", "transformer"])
 def test_a_network_learns_in_both_phases_and_switches_to_the_bit(network):
     config = config_of(
-        network, steps_per_epoch=20, optimizer="adam", learning_rate=1e-2, warmup_steps=0
+        network, steps_per_epoch=20, optimizer="adam", learning_rate=1e-2, warmup=0.0
     )
     task = task_of(network)
-    program, state, rest = start(config, task)
+    program, state, non_trainable = start(config, task)
     losses = []
     for number in range(2):
         state, metrics = run(
-            train.epoch_function(program), config, task, program, state, rest, number
+            step.epoch_function(program), config, task, program, state, non_trainable, number
         )
         losses.append(float(metrics["train_loss"]))
     assert losses[-1] < 0.8 * losses[0]
     assert len(metrics["layers"]) == len(networks.build_model(config, task).activations)
 
-    model = program.model(selected(program, state), rest)
+    model = program.model(PhaseState(program, state, non_trainable).selected, non_trainable)
     quiet = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
     inputs = task.splits["test"].inputs[:16]
     fixed = networks.switch(model, config, task)
@@ -118,12 +125,12 @@ def test_a_network_learns_in_both_phases_and_switches_to_the_bit(network):
     ]
     np.testing.assert_array_equal(*outputs)
 
-    mixed, state, rest = start_phase(fixed, config, task, 1)
-    state, metrics = run(train.epoch_function(mixed), config, task, mixed, state, rest)
+    mixed, state, non_trainable = start_phase(fixed, config, task, 1)
+    state, metrics = run(step.epoch_function(mixed), config, task, mixed, state, non_trainable)
     assert metrics["layers"] == {}
     assert float(metrics["train_loss"]) < losses[-1] + 0.1
     loss, score, outputs = evaluation.evaluate(
-        mixed, state.params, rest, task.splits["test"], KEY, jnp.float32(1)
+        mixed, state.params, non_trainable, task.splits["test"], KEY, jnp.float32(1)
     )
     labels = task.splits["test"].labels
     assert outputs.shape == (*labels.shape, task.out_features)
@@ -135,9 +142,9 @@ def test_a_network_learns_in_both_phases_and_switches_to_the_bit(network):
 @pytest.mark.usefixtures("small")
 def test_an_epoch_by_steps_is_the_epoch_at_once():
     task, config = image_task(), config_of("resnet20", batch_size=16)
-    program, state, rest = start(config, task)
-    at_once, one = run(train.run_epoch, config, task, program, state, rest)
-    by_steps, other = run(train.run_epoch_by_steps, config, task, program, state, rest)
+    program, state, non_trainable = start(config, task)
+    at_once, one = run(step.run_epoch, config, task, program, state, non_trainable)
+    by_steps, other = run(step.run_epoch_by_steps, config, task, program, state, non_trainable)
     pairs = zip(*map(jax.tree.leaves, ((at_once, one), (by_steps, other))), strict=True)
     for left, right in pairs:
         np.testing.assert_allclose(left, right, rtol=2e-3, atol=1e-4)
@@ -149,7 +156,7 @@ def test_several_runs_by_steps_are_each_run_alone():
     configs = [dataclasses.replace(config, seed=seed) for seed in (0, 1)]
     started = [start(own, task) for own in configs]
     alone = [
-        run(train.run_epoch_by_steps, own, task, *phase)[1]["step_losses"]
+        run(step.run_epoch_by_steps, own, task, *phase)[1]["step_losses"]
         for own, phase in zip(configs, started, strict=True)
     ]
     program = dataclasses.replace(started[0][0], runs=2)
@@ -158,25 +165,27 @@ def test_several_runs_by_steps_are_each_run_alone():
         for parts in zip(*[phase[1:] for phase in started], strict=True)
     )
     splits = task.splits["train"], task.splits["validation"]
-    draws = train.draw(program, [0, 1], 0, len(splits[0].labels))
-    _, metrics = train.run_epoch_by_steps(program, states, rests, *splits, draws, jnp.int32(0))
+    draws = draw(program, [0, 1], 0, len(splits[0].labels))
+    _, metrics = step.run_epoch_by_steps(program, states, rests, *splits, draws, jnp.int32(0))
     np.testing.assert_allclose(metrics["step_losses"], np.stack(alone), rtol=2e-3)
 
 
 @pytest.mark.usefixtures("small")
 def test_batch_statistics_move_in_training_and_not_in_evaluation():
     task, config = image_task(), config_of("resnet20")
-    program, state, rest = start(config, task)
+    program, state, non_trainable = start(config, task)
     before = jax.tree.leaves(state.params["statistics"])
     assert before
-    after, _ = run(train.run_epoch_by_steps, config, task, program, state, rest)
+    after, _ = run(step.run_epoch_by_steps, config, task, program, state, non_trainable)
     moved = jax.tree.leaves(after.params["statistics"])
     assert not any(map(np.array_equal, before, moved))
     split = task.splits["test"]
-    *_, outputs = evaluation.evaluate(program, after.params, rest, split, KEY, jnp.float32(1))
+    *_, outputs = evaluation.evaluate(
+        program, after.params, non_trainable, split, KEY, jnp.float32(1)
+    )
     reverse = Split(*(part[::-1] for part in split))
     *_, reversed_outputs = evaluation.evaluate(
-        program, after.params, rest, reverse, KEY, jnp.float32(1)
+        program, after.params, non_trainable, reverse, KEY, jnp.float32(1)
     )
     # In other batches the same image has the same outputs.
     np.testing.assert_allclose(outputs, reversed_outputs[::-1], rtol=1e-5, atol=1e-5)
@@ -186,7 +195,7 @@ def test_batch_statistics_move_in_training_and_not_in_evaluation():
 def test_short_batches_are_filled_with_other_examples():
     """40 images in batches of 16: what fills the last one is drawn, and not counted twice."""
     program, *_ = start(config_of("resnet20", batch_size=16), image_task())
-    order = np.asarray(train.draw(program, [0], 0, 40).indices)
+    order = np.asarray(draw(program, [0], 0, 40).indices)
     filled = order[-1, 8:]
     assert (filled < 0).all()
     assert len(set((~filled).tolist())) == 8
@@ -214,7 +223,7 @@ def test_a_uniform_network_as_a_mixed_one_computes_the_same():
 
 @pytest.mark.usefixtures("small")
 def test_controls_and_new_weights_keep_every_layers_place():
-    task, config = image_task(), config_of("resnet20", carry_weights=False, choices="majority")
+    task, config = image_task(), config_of("resnet20", carry_weights=False, control="majority")
     model: networks.Network = networks.build_model(config, task)
     learned = fix_choices(model)
     switched = networks.switch(model, config, task)
@@ -227,10 +236,13 @@ def test_controls_and_new_weights_keep_every_layers_place():
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("network", ["resnet20", "transformer"])
 def test_a_run_leaves_its_report_and_figures_and_resumes_to_the_bit(tmp_path, monkeypatch, network):
-    monkeypatch.setattr(group, "load_task", lambda config: task_of(network))
     config = config_of(network, steps_per_epoch=2, checkpoint_seconds=0.0)
+
+    def load(config):
+        return task_of(network)
+
     whole, broken = (dataclasses.replace(config, run_dir=str(tmp_path / n)) for n in ("a", "b"))
-    train_whole(whole, show_progress=False)
+    train_and_evaluate(whole, load=load, show_progress=False)
     append = run_folder.append_metrics
 
     def interrupt(folder, row):
@@ -241,9 +253,9 @@ def test_a_run_leaves_its_report_and_figures_and_resumes_to_the_bit(tmp_path, mo
     for _ in range(2):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(run_folder, "append_metrics", interrupt)
-            train_whole(broken, show_progress=False)
+            train_and_evaluate(broken, load=load, show_progress=False)
         append(tmp_path / "b", {"epoch": -1})  # what the checkpoint does not know is dropped
-    train_whole(broken, show_progress=False)
+    train_and_evaluate(broken, load=load, show_progress=False)
     rows = [
         [{k: v for k, v in row.items() if k != "seconds"} for row in run_folder.read_metrics(f)]
         for f in (tmp_path / "a", tmp_path / "b")
@@ -257,8 +269,8 @@ def test_a_run_leaves_its_report_and_figures_and_resumes_to_the_bit(tmp_path, mo
         assert "test loss, nats per character" in compared
         loss = json.loads((tmp_path / "a" / "summary.json").read_text())["phases"][-1]["test_loss"]
         assert f"{loss:.3f}" in compared
-    figures = plots.draw_figures(tmp_path / "a")
-    assert {"shares.png", "choice_map.png", "curves.png"} <= {path.name for path in figures}
+    pictures = figures.draw_figures(tmp_path / "a")
+    assert {"shares.png", "choice_map.png", "curves.png"} <= {path.name for path in pictures}
 
 
 # Augmentation
@@ -280,14 +292,14 @@ def test_augmentation_shifts_and_mirrors_images_of_their_own():
 def test_augmentation_changes_training_and_is_the_same_for_all_methods(monkeypatch):
     task = image_task()
     draws = [
-        train.draw(start(config_of("conv", method=method), task)[0], [0], 1, 40).augmentation
+        draw(start(config_of("conv", method=method), task)[0], [0], 1, 40).augmentation
         for method in ("two_phase", "uniform:relu")
     ]
     np.testing.assert_array_equal(*map(jax.random.key_data, draws))
     losses = []
     for augment in (True, False):
         config = config_of("conv", augment=augment, method="uniform:relu")
-        _, metrics = run(train.run_epoch_by_steps, config, task, *start(config, task))
+        _, metrics = run(step.run_epoch_by_steps, config, task, *start(config, task))
         losses.append(float(metrics["train_loss"]))
     assert losses[0] != losses[1]
 
@@ -296,15 +308,15 @@ def test_augmentation_changes_training_and_is_the_same_for_all_methods(monkeypat
 
 
 def test_warm_up_rises_to_the_schedule_over_both_phases():
-    config = config_of("conv", warmup_steps=5, learning_rate=1.0)
+    config = config_of("conv", warmup=5 / 12, learning_rate=1.0)
     program = start(config, image_task())[0]
-    plain = dataclasses.replace(program, config=dataclasses.replace(config, warmup_steps=0))
+    plain = dataclasses.replace(program, config=dataclasses.replace(config, warmup=0.0))
     rates = [float(learning_rate(program, step)) for step in range(6)]
     full = [float(learning_rate(plain, step)) for step in range(6)]
     np.testing.assert_allclose(rates, np.multiply(full, [0.2, 0.4, 0.6, 0.8, 1.0, 1.0]), rtol=1e-6)
-    second = dataclasses.replace(program, phase=1)
+    second = dataclasses.replace(program, phase_index=1)
     assert float(learning_rate(second, 0)) == float(
-        learning_rate(dataclasses.replace(plain, phase=1), 0)
+        learning_rate(dataclasses.replace(plain, phase_index=1), 0)
     )
 
 
@@ -319,14 +331,14 @@ def test_weight_decay_shrinks_kernels_only(optimizer):
             optimizer=optimizer,
             weight_decay=decay,
             steps_per_epoch=1,
-            warmup_steps=0,
+            warmup=0.0,
             schedule="constant",
             learning_rate=1e-2,
             augment=False,
         )
-        program, state, rest = start(config, task)
+        program, state, non_trainable = start(config, task)
         before = trained(state.params)["weights"]
-        state, _ = run(train.run_epoch_by_steps, config, task, program, state, rest)
+        state, _ = run(step.run_epoch_by_steps, config, task, program, state, non_trainable)
         after.append(state.params)
     paths = jax.tree_util.tree_leaves_with_path(before)
     values = [jax.tree.leaves(params["weights"]) for params in after]
@@ -339,46 +351,6 @@ def test_weight_decay_shrinks_kernels_only(optimizer):
     np.testing.assert_array_equal(*(jax.tree.leaves(p["selection"])[0] for p in after))
 
 
-@pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_moments_of_the_weights_are_carried_and_the_step_is_not(optimizer):
-    task, config = image_task(), config_of("resnet20", optimizer=optimizer, clip=1.0)
-    program, state, rest = start(config, task)
-    state, _ = run(train.run_epoch_by_steps, config, task, program, state, rest)
-    fixed = networks.switch(program.model(state.params, rest), config, task)
-    mixed, fresh, fixed_rest = start_phase(fixed, config, task, 1)
-    carried = carry_moments(state, fresh)
-
-    def moments(own):
-        kinds = (optax.ScaleByAdamState, optax.TraceState)
-        return [
-            leaf
-            for node in jax.tree.leaves(
-                own.opt_state[-1].inner_states["weights"], is_leaf=lambda n: isinstance(n, kinds)
-            )
-            if isinstance(node, kinds)
-            for leaf in jax.tree.leaves(node)
-        ]
-
-    for kept, old in zip(*map(moments, (carried, state)), strict=True):
-        np.testing.assert_array_equal(kept, old)
-    assert any(np.any(old != new) for old, new in zip(*map(moments, (state, fresh)), strict=True))
-    schedules = [
-        node.count
-        for node in jax.tree.leaves(
-            carried.opt_state, is_leaf=lambda n: isinstance(n, optax.ScaleByScheduleState)
-        )
-        if isinstance(node, optax.ScaleByScheduleState)
-    ]
-    assert [int(count) for count in schedules] == [0]
-    run(train.run_epoch_by_steps, config, task, mixed, carried, fixed_rest)
-
-
-def test_carrying_moments_without_weights_is_refused():
-    with pytest.raises(ValueError, match="carry_moments = True: expected False where carry_weig"):
-        config_of("conv", carry_moments=True, carry_weights=False)
-
-
 @pytest.mark.parametrize(
     ("task", "network", "fitting"),
     [
@@ -387,9 +359,27 @@ def test_carrying_moments_without_weights_is_refused():
         ("function:product_sine", "conv", "mlp"),
     ],
 )
-def test_a_network_must_fit_its_task(task, network, fitting):
+def test_a_network_must_fit_its_task(tmp_path, task, network, fitting):
+    config = dataclasses.replace(
+        default_config(task=task), network=network, run_dir=str(tmp_path / "run")
+    )
+
+    def load(config):
+        if task.startswith("function:"):
+            return tasks.load_task(config)
+        made_up = text_task() if task == "tiny_shakespeare" else image_task()
+        return dataclasses.replace(made_up, name=task)
+
     with pytest.raises(ValueError, match=f"network = '{network}': expected {fitting} for {task}"):
-        dataclasses.replace(default_config(task=task), network=network)
+        train_and_evaluate(config, load=load)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["augment", "double_softmax"])
+def test_an_option_that_a_task_has_no_use_for_is_refused(option):
+    config = dataclasses.replace(default_config(task="function:ratio"), **{option: True})
+    with pytest.raises(ValueError, match=f"{option} = True: expected False for"):
+        tasks.load_task(config)
 
 
 # Text
@@ -407,7 +397,7 @@ def raw(tmp_path, monkeypatch):
 
 
 def test_a_raw_text_is_split_in_its_order(raw):
-    corpus = text.load("tiny_shakespeare", raw)
+    corpus = text.load_text("tiny_shakespeare", raw)
     parts = ["".join(corpus.vocabulary[i] for i in corpus.splits[name]) for name in text.SHARES]
     assert "".join(parts) == PART * 20
     shares = [len(part) / len(PART * 20) for part in parts]
@@ -418,20 +408,20 @@ def test_a_raw_text_is_split_in_its_order(raw):
 def test_a_damaged_text_is_one_line(raw):
     (raw / text.FILE).write_text("something else")
     with pytest.raises(DataError, match=r"input\.txt \(14 bytes\) is damaged or another text"):
-        text.load("tiny_shakespeare", raw)
+        text.load_text("tiny_shakespeare", raw)
 
 
 def test_without_text_and_network_one_line_says_what_to_do(tmp_path):
     with pytest.raises(DataError, match=r"no prepared TFDS folder or input\.txt.*set TFDS"):
-        text.load("tiny_shakespeare", tmp_path, cache_dir=tmp_path, download=False)
+        text.load_text("tiny_shakespeare", tmp_path, cache_dir=tmp_path, download=False)
     with pytest.raises(DataError, match="unknown text 'moby_dick'"):
-        text.load("moby_dick", tmp_path)
+        text.load_text("moby_dick", tmp_path)
 
 
 def test_a_text_task_has_every_place_to_train_and_every_character_once_to_test(raw, monkeypatch):
     config = dataclasses.replace(default_config(task="tiny_shakespeare"), data_dir=str(raw))
     monkeypatch.setattr(tasks, "CONTEXT", 16)
-    task, corpus = tasks.load_task(config), text.load("tiny_shakespeare", raw)
+    task, corpus = tasks.load_task(config), text.load_text("tiny_shakespeare", raw)
     train_split, test_split = task.splits["train"], task.splits["test"]
     assert len(train_split.inputs) == len(corpus.splits["train"]) - 16
     np.testing.assert_array_equal(train_split.inputs[:, 1:], train_split.labels[:, :-1])

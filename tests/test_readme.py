@@ -111,6 +111,7 @@ def test_the_plain_functions_agree():
 
 def test_the_tree_lists_every_file():
     text = README.read_text()
-    for folder in ("smartmixed_jax", "experiments"):
+    packages = ("training", "data", "figures")
+    for folder in ("smartmixed_jax", "experiments", *(f"experiments/{name}" for name in packages)):
         for path in (README.parent / folder).glob("*.py"):
-            assert path.name == "__init__.py" or f"{path.name}" in text, path
+            assert path.name in ("__init__.py", "__main__.py") or path.name in text, path

@@ -1,9 +1,7 @@
 """Whole runs: the folder, resuming, damage, bad input, the command line."""
 
 import dataclasses
-import importlib.util
 import json
-import os
 import re
 import signal
 import subprocess
@@ -14,20 +12,21 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from scipy import stats
 
-from experiments import demo, group, outcome, report, run_folder, targets, train
+from experiments import demo, folder_lock, report, run_folder
 from experiments import run as program
-from experiments.config import Config, default_config, to_json
-from experiments.loop import Run
-from experiments.run_folder import Checkpoints, RunError
-from experiments.tasks import load_task
+from experiments.checkpoints import Checkpoints
+from experiments.config import Config
+from experiments.data import DataError, functions
+from experiments.data.tasks import load_task
+from experiments.presets import default_config
+from experiments.run_folder import RunError, read_finished
+from experiments.training import step, train
+from experiments.training.state import Run
+from experiments.training.train import resume, train_and_evaluate
 from smartmixed_jax import ActivationPool
 
 REPOSITORY = Path(__file__).parents[1]
-needs_command_line = pytest.mark.skipif(
-    importlib.util.find_spec("tyro") is None, reason="the command line needs tyro"
-)
 
 
 def tiny(folder: Path, task: str = "digits", preset: str = "recommended", **changes) -> Config:
@@ -45,12 +44,11 @@ def tiny(folder: Path, task: str = "digits", preset: str = "recommended", **chan
 
 def final_state(config: Config) -> dict[str, np.ndarray]:
     """Every leaf of the last checkpoint, and the choices."""
-    checkpoints = Checkpoints(Path(config.run_dir))
-    run = Run(config, load_task(config), Path(config.run_dir), checkpoints)
-    ((_, phase),) = group._resume([run])
-    checkpoints.close()
+    with Checkpoints(Path(config.run_dir)) as checkpoints:
+        run = Run(config, load_task(config), Path(config.run_dir), checkpoints)
+        phase = resume(run)
     position = run.position
-    assert (position.phase, position.epoch) == (1, config.mixed_epochs)
+    assert (position.phase_index, position.phase_epoch) == (1, config.mixed_epochs)
     leaves = jax.tree_util.tree_leaves_with_path(phase.state)
     named = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
     return {**named, "choices": np.concatenate(position.choices)}
@@ -65,7 +63,7 @@ def assert_same_run(one: Config, other: Config) -> None:
     for row in (*rows[0], *rows[1]):
         row.pop("seconds")
     assert rows[0] == rows[1]
-    summaries = [report.load(Path(config.run_dir))[1] for config in (one, other)]
+    summaries = [read_finished(Path(config.run_dir)).summary for config in (one, other)]
     for summary in summaries:
         summary.pop("seconds")
         summary["environment"].pop("date")  # midnight may pass between the two
@@ -76,7 +74,7 @@ def assert_same_run(one: Config, other: Config) -> None:
 def whole(tmp_path_factory) -> Config:
     """A run that was never interrupted."""
     config = tiny(tmp_path_factory.mktemp("whole") / "run")
-    program.run(config, show_progress=False)
+    train_and_evaluate(config, show_progress=False)
     return config
 
 
@@ -90,8 +88,9 @@ def test_a_run_leaves_its_folder(whole):
         assert sum(row["layers"]["activations.0"]["counts"].values()) == 16
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
 
-    config, summary = report.load(folder)
+    config, task, summary = read_finished(folder)
     assert config == whole
+    assert task == load_task(whole).record()
     assert [phase["name"] for phase in summary["phases"]] == ["selective", "mixed"]
     assert np.sum(summary["confusion"]) == len(load_task(whole).splits["test"].labels)
     accuracy = np.trace(summary["confusion"]) / np.sum(summary["confusion"])
@@ -107,8 +106,8 @@ def test_a_run_leaves_its_folder(whole):
 
 
 def test_a_complete_run_is_not_trained_again(whole, monkeypatch):
-    monkeypatch.setattr(train, "run_epoch", None)
-    assert program.run(whole, show_progress=False) == Path(whole.run_dir)
+    monkeypatch.setattr(step, "run_epoch", None)
+    assert train_and_evaluate(whole, show_progress=False) == Path(whole.run_dir)
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 5])
@@ -129,23 +128,23 @@ def test_an_interrupted_run_ends_like_the_whole_one(
 
     monkeypatch.setattr(run_folder, "append_metrics", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        program.run(config, show_progress=False)
+        train_and_evaluate(config, show_progress=False)
     monkeypatch.setattr(run_folder, "append_metrics", append)
     trained = []
-    original = train.run_epoch
+    original = step.run_epoch
 
     def count(*arguments):
         trained.append(arguments[0].spec.name)
         return original(*arguments)
 
-    monkeypatch.setattr(train, "run_epoch", count)
-    program.run(config, show_progress=False)
+    monkeypatch.setattr(step, "run_epoch", count)
+    train_and_evaluate(config, show_progress=False)
     kept = stop_after - 1 if checkpoint_seconds == 0 else 2 * (stop_after > 2)
     assert len(trained) == 5 - kept
     assert_same_run(whole, config)
 
 
-@pytest.mark.parametrize("broken", ["finish_phase", "switch_phase", "write_summary"])
+@pytest.mark.parametrize("broken", ["test_phase", "switch_phase", "write_results"])
 def test_interrupted_between_the_phases(whole, tmp_path, monkeypatch, broken):
     config = dataclasses.replace(whole, run_dir=str(tmp_path / "run"))
 
@@ -153,13 +152,12 @@ def test_interrupted_between_the_phases(whole, tmp_path, monkeypatch, broken):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(outcome, broken, interrupt)
-        program.run(config, show_progress=False)
-    program.run(config, show_progress=False)
+        patch.setattr(train, broken, interrupt)
+        train_and_evaluate(config, show_progress=False)
+    train_and_evaluate(config, show_progress=False)
     assert_same_run(whole, config)
 
 
-@needs_command_line
 def test_a_killed_process_resumes_bit_for_bit(whole, tmp_path):
     """SIGKILL in another process, in the middle of training."""
     config = dataclasses.replace(whole, run_dir=str(tmp_path / "run"), checkpoint_seconds=0.0)
@@ -182,7 +180,7 @@ def test_a_killed_process_resumes_bit_for_bit(whole, tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (folder / "summary.json").exists()
-    program.run(config, show_progress=False)
+    train_and_evaluate(config, show_progress=False)
     assert_same_run(whole, config)
 
 
@@ -197,39 +195,40 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole, tmp_path, monk
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(run_folder, "append_metrics", interrupt)
-        program.run(config, show_progress=False)
+        train_and_evaluate(config, show_progress=False)
     damaged = 0
     for path in (Path(config.run_dir) / "checkpoints" / "4" / "state").rglob("*"):
         if path.is_file() and path.stat().st_size > 200:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
             damaged += 1
     assert damaged
-    program.run(config, show_progress=False)
+    train_and_evaluate(config, show_progress=False)
     assert "checkpoint of epoch 4 is damaged" in capsys.readouterr().out
+    assert (Path(config.run_dir) / "checkpoints-damaged" / "4" / "state").is_dir()
     assert_same_run(whole, config)
 
 
 def test_a_folder_of_another_config_is_left_alone(whole):
     before = sorted(Path(whole.run_dir).rglob("*"))
     with pytest.raises(RunError, match="seed = 0 there, 1 now"):
-        program.run(dataclasses.replace(whole, seed=1), show_progress=False)
+        train_and_evaluate(dataclasses.replace(whole, seed=1), show_progress=False)
     assert sorted(Path(whole.run_dir).rglob("*")) == before
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(RunError, match=r"is not empty and holds no config\.json"):
-        program.run(tiny(tmp_path), show_progress=False)
+        train_and_evaluate(tiny(tmp_path), show_progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
     config = tiny(tmp_path / "run")
     with (
-        run_folder.opened(tmp_path / "run", config),
+        folder_lock.opened(tmp_path / "run", config),
         pytest.raises(RunError, match="in use by another process"),
     ):
-        program.run(config, show_progress=False)
+        train_and_evaluate(config, show_progress=False)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
@@ -237,36 +236,35 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
         tmp_path / "run", learning_rate=1e30, schedule="constant", clip=0.0, checkpoint_seconds=0.0
     )
     with pytest.raises(RunError, match=r"the loss is (nan|inf) in step \d+ of 11 of epoch 1"):
-        program.run(config, show_progress=False)
+        train_and_evaluate(config, show_progress=False)
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
 def test_a_full_disk_ends_the_run_in_one_line(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1_000})()
-    monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr("experiments.checkpoints.shutil.disk_usage", lambda _: usage)
     with pytest.raises(RunError, match=r"no checkpoint after epoch 2: .* has 0\.0 MiB free"):
-        program.run(tiny(tmp_path / "run"), show_progress=False)
+        train_and_evaluate(tiny(tmp_path / "run"), show_progress=False)
     monkeypatch.undo()
-    program.run(tiny(tmp_path / "run"), show_progress=False)  # with room again, it resumes
+    train_and_evaluate(tiny(tmp_path / "run"), show_progress=False)  # with room again, it resumes
     assert (tmp_path / "run" / "summary.json").exists()
 
 
-@needs_command_line
 def test_nothing_is_written_without_data(tmp_path, monkeypatch):
     def missing(*_):
-        raise program.DataError("mnist: no data")
+        raise DataError("mnist: no data")
 
-    monkeypatch.setattr("experiments.data.load", missing)
+    monkeypatch.setattr("experiments.data.images.load", missing)
     assert program.main(["--task", "mnist", "--run-dir", str(tmp_path / "run")]) == 1
     assert not (tmp_path / "run").exists()
 
 
 def test_a_function_task_saves_its_fit(tmp_path):
     config = tiny(tmp_path / "run", "function:product_sine", hidden=(16,))
-    folder = program.run(config, show_progress=False)
-    _, summary = report.load(folder)
+    folder = train_and_evaluate(config, show_progress=False)
+    summary = read_finished(folder).summary
     last = summary["phases"][-1]
-    variance = float(np.var(targets.sample("product_sine", 0).test.values))
+    variance = float(np.var(functions.sample("product_sine", 0).test.values))
     assert last["test_normalized_error"] == pytest.approx(last["test_score"] / variance, rel=1e-4)
     assert 0 < last["test_normalized_error"] < 1
     assert "outside_normalized_error" in last
@@ -291,141 +289,16 @@ def test_a_function_task_saves_its_fit(tmp_path):
 
 def test_a_uniform_run_has_one_phase_and_no_choices(tmp_path):
     config = tiny(tmp_path / "run", method="uniform:selu")
-    folder = program.run(config, show_progress=False)
-    _, summary = report.load(folder)
+    folder = train_and_evaluate(config, show_progress=False)
+    summary = read_finished(folder).summary
     assert [phase["name"] for phase in summary["phases"]] == ["uniform"]
     assert summary["switch"] == {}
     assert not (folder / "choices.json").exists()
 
 
-def finished(root: Path, scores: dict[tuple[str, int], dict[str, float]], **changes) -> list[Path]:
-    """Folders of runs as they end, with the numbers of their last phase."""
-    folders = []
-    for (method, seed), phase in scores.items():
-        folder = root / f"{method.replace(':', '-')}-{seed}"
-        config = tiny(folder, method=method, seed=seed, **changes)
-        folder.mkdir()
-        (folder / "config.json").write_text(to_json(config))
-        (folder / "summary.json").write_text(json.dumps({"phases": [phase]}))
-        folders.append(folder)
-    return folders
-
-
-def row_of(table: str, method: str) -> str:
-    return " ".join(next(line for line in table.splitlines() if line.startswith(method)).split())
-
-
-def test_the_comparison_picks_the_best_uniform_network_by_validation(tmp_path):
-    scores = {"two_phase": (0.5, 0.9), "uniform:relu": (0.88, 0.91), "uniform:tanh": (0.89, 0.80)}
-    table = report.compare(
-        finished(
-            tmp_path,
-            {
-                (method, 0): {"validation_score": validation, "test_score": score}
-                for method, (validation, score) in scores.items()
-            },
-        )
-    )
-    assert row_of(table, "best uniform") == "best uniform, by validation 80.00 (tanh)"
-    assert row_of(table, "uniform:relu") == "uniform:relu 91.00"
-    assert "digits: test accuracy (%)" in table
-    assert "mean" not in table
-
-
-def test_the_comparison_gives_means_paired_differences_and_their_intervals(tmp_path):
-    two_phase, relu = [0.90, 0.92, 0.94], [0.92, 0.93, 0.97]
-    scores = {
-        (method, seed): {"validation_score": 0.5, "test_score": score}
-        for method, values in (("two_phase", two_phase), ("uniform:relu", relu))
-        for seed, score in enumerate(values)
-    }
-    table = report.compare(finished(tmp_path, scores))
-    low, high = stats.t.interval(0.95, 2, loc=92, scale=stats.sem([90, 92, 94]))
-    assert row_of(table, "two_phase").endswith(f"94.00 92.00 [{low:.2f}, {high:.2f}]")
-    low, high = stats.t.interval(0.95, 2, loc=2, scale=stats.sem([2, 1, 3]))
-    assert row_of(table, "uniform:relu").endswith(f"+2.00 [{low:.2f}, +{high:.2f}]")
-    assert "minus two_phase" in table
-
-
-def test_errors_of_functions_are_compared_by_their_ratio(tmp_path):
-    two_phase, relu = [1e-6, 4e-6, 2e-6], [8e-6, 8e-6, 8e-6]
-    scores = {
-        (method, seed): {"validation_score": 0.5, "test_normalized_error": score}
-        for method, values in (("two_phase", two_phase), ("uniform:relu", relu))
-        for seed, score in enumerate(values)
-    }
-    settings = dict(task="function:product_sine", batch_size=8)
-    table = report.compare(finished(tmp_path, scores, **settings))
-    logs = np.log([8, 2, 4])
-    low, high = np.exp(stats.t.interval(0.95, 2, loc=np.mean(logs), scale=stats.sem(logs)))
-    assert row_of(table, "uniform:relu").endswith(f" 4 [{low:.2g}, {high:.2g}]")
-    assert " 2.00e-06 [" in row_of(table, "two_phase")
-    assert "ratio to two_phase" in table
-
-
-def test_a_comparison_with_runs_missing_shows_the_rest(tmp_path):
-    scores = {
-        run: {"validation_score": 0.5, "test_score": 0.25}
-        for run in (("two_phase", 0), ("two_phase", 1), ("uniform:relu", 1), ("uniform:tanh", 2))
-    }
-    table = report.compare(finished(tmp_path, scores))
-    assert row_of(table, "two_phase") == "two_phase 25.00 25.00 25.00"
-    assert row_of(table, "uniform:relu") == "uniform:relu 25.00 25.00 0.00"
-    assert row_of(table, "uniform:tanh") == "uniform:tanh 25.00 25.00"
-    assert row_of(table, "best").endswith("25.00 (relu) 25.00 (tanh) 25.00 0.00")
-
-
 # The command line
 
 
-@needs_command_line
-def test_help_documents_every_option():
-    result = subprocess.run(
-        [sys.executable, "-m", "experiments.run", "--help"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    for field in dataclasses.fields(Config):
-        option = "--" + field.name.replace("_", "-")
-        # The option, its values, and behind them or on the next line a sentence.
-        assert re.search(rf"{option}\b[^\n]*\n?[^\n]*[a-z]{{3}} [a-z]", result.stdout), option
-
-
-@needs_command_line
-def test_preset_and_task_decide_the_defaults():
-    assert program.parse(["--preset", "published", "--task=mnist"]) == default_config(
-        "published", "mnist"
-    )
-    config = program.parse(["--task", "function:kinks", "--seed", "3"])
-    assert config == dataclasses.replace(default_config("recommended", "function:kinks"), seed=3)
-
-
-@needs_command_line
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--task", "mnits"], "task = 'mnits'"),
-        (["--temperature", "0"], "temperature = 0.0"),
-        (["--method", "uniform:swish"], "method = 'uniform:swish'"),
-        (["--sead", "1"], "--sead"),
-        (["--preset", "best"], "best"),
-    ],
-)
-def test_bad_arguments_end_with_a_message(capsys, arguments, message):
-    try:
-        status = program.main(arguments)
-    except SystemExit as exit:
-        status = exit.code
-    captured = capsys.readouterr()
-    assert status != 0
-    assert message in captured.err + captured.out
-
-
-@needs_command_line
 def test_the_command_prints_tables_and_draws_figures(whole, capsys):
     arguments = [
         f"--{field.name.replace('_', '-')}={getattr(whole, field.name)}"
@@ -435,7 +308,7 @@ def test_the_command_prints_tables_and_draws_figures(whole, capsys):
     command = [*arguments, "--run-dir", whole.run_dir, "--hidden", "16", "12"]
     assert program.main(command) == 0
     text = capsys.readouterr().out
-    _, summary = report.load(Path(whole.run_dir))
+    summary = read_finished(Path(whole.run_dir)).summary
     assert f"{100 * summary['phases'][-1]['test_score']:.2f} %" in text
     assert f"after fixing {100 * summary['switch']['fixed']:.4g} %" in text
     pictures = {path.stem for path in (Path(whole.run_dir) / "figures").glob("*.png")}

@@ -11,17 +11,16 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments import evaluation, loop, networks, train
-from experiments.config import Config, default_config
-from experiments.program import (
-    Program,
-    learning_rate,
-    optimizer,
-    start_phase,
-    temperature,
-    trained,
-)
-from experiments.tasks import Split, Task, load_task
+from experiments.config import Config
+from experiments.data.tasks import Split, Task, load_task
+from experiments.objective import CLASSIFICATION, DOUBLE_SOFTMAX
+from experiments.presets import default_config
+from experiments.training import evaluation, networks, step
+from experiments.training.draws import draw
+from experiments.training.optimizer import learning_rate, optimizer, temperature
+from experiments.training.program import Program
+from experiments.training.state import start_phase, trained
+from experiments.training.train import layer_records
 from smartmixed_jax import (
     PAPER_POOL,
     MixedActivation,
@@ -47,10 +46,10 @@ def start(config: Config, task: Task):
     return start_phase(networks.build_model(config, task), config, task, 0)
 
 
-def epoch(config, task, program, state, rest, number=0):
+def epoch(config, task, program, state, non_trainable, number=0):
     splits = task.splits["train"], task.splits["validation"]
-    draws = train.draw(program, [config.seed], number, len(splits[0].labels))
-    return train.run_epoch(program, state, rest, *splits, draws, jnp.int32(number))
+    draws = draw(program, [config.seed], number, len(splits[0].labels))
+    return step.run_epoch(program, state, non_trainable, *splits, draws, jnp.int32(number))
 
 
 def flat(task, split):
@@ -67,7 +66,7 @@ def test_an_epoch_visits_every_example_once(digits):
     config = tiny()
     program, *_ = start(config, digits)
     size = len(digits.splits["train"].labels)
-    orders = [np.asarray(train.draw(program, [0], number, size).indices) for number in (0, 1)]
+    orders = [np.asarray(draw(program, [0], number, size).indices) for number in (0, 1)]
     for order in orders:
         assert order.shape == (math.ceil(size / 200), 200)
         assert sorted(order[order >= 0].tolist()) == list(range(size))
@@ -81,12 +80,12 @@ def test_the_mixed_phase_goes_on_with_new_batches_and_uniform_sees_the_same(digi
     uniform = tiny(method="uniform:relu")
     selective, *_ = start(config, digits)
     whole, *_ = start(uniform, digits)
-    mixed = dataclasses.replace(selective, phase=1)
+    mixed = dataclasses.replace(selective, phase_index=1)
     for number in range(4):
         program, own = (selective, number) if number < 2 else (mixed, number - 2)
         np.testing.assert_array_equal(
-            train.draw(program, [5], own, size).indices,
-            train.draw(whole, [5], number, size).indices,
+            draw(program, [5], own, size).indices,
+            draw(whole, [5], number, size).indices,
         )
 
 
@@ -94,14 +93,14 @@ def test_padding_of_the_last_batch_changes_nothing(digits):
     """One epoch of one padded batch equals one optimiser step on the bare examples."""
     config = tiny(method="uniform:tanh", batch_size=200, clip=0.0)
     few = Split(*(part[:130] for part in digits.splits["train"]))
-    task = digits._replace(splits={**digits.splits, "train": few})
-    program, state, rest = start(config, task)
+    task = dataclasses.replace(digits, splits={**digits.splits, "train": few})
+    program, state, non_trainable = start(config, task)
     params = copy(state.params)
     before = trained(params)
-    after, metrics = epoch(config, task, program, state, rest)
+    after, metrics = epoch(config, task, program, state, non_trainable)
 
     def loss(own):
-        model = program.model({**params, **own}, rest)
+        model = program.model({**params, **own}, non_trainable)
         outputs = model(few.inputs.reshape(130, -1).astype(jnp.float32) / task.scale)
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, few.labels))
 
@@ -132,9 +131,9 @@ def test_methods_of_a_seed_start_from_the_same_weights(digits):
 def test_weights_and_logits_are_separate_groups(digits, group):
     rates = {"weights": "learning_rate", "selection": "logit_learning_rate"}
     config = tiny(**{rates[group]: 1e-30})
-    program, state, rest = start(config, digits)
+    program, state, non_trainable = start(config, digits)
     before = copy(state.params)
-    state, _ = epoch(config, digits, program, state, rest)
+    state, _ = epoch(config, digits, program, state, non_trainable)
     moved = {
         name: max(
             float(jnp.max(jnp.abs(new - old)))
@@ -150,7 +149,7 @@ def test_weights_and_logits_are_separate_groups(digits, group):
 
 def test_the_clip_is_over_everything():
     config = tiny(clip=0.5, learning_rate=1.0)
-    program = Program(None, config, 0, 10, 1.0)
+    program = Program(None, config, 0, 10, CLASSIFICATION)
     params = {"weights": {"w": jnp.zeros(2)}, "selection": {"l": jnp.zeros(2)}}
     gradients = jax.tree.map(lambda leaf: leaf + 3.0, params)
     clip = optimizer(program).init(params)
@@ -165,7 +164,7 @@ def test_the_clip_is_over_everything():
 def test_schedules_start_and_end_where_they_say(digits):
     config = tiny(schedule="cosine", temperature=2.0, final_temperature=0.5)
     program, *_ = start(config, digits)
-    mixed = dataclasses.replace(program, phase=1)
+    mixed = dataclasses.replace(program, phase_index=1)
     steps = 2 * program.steps
     assert float(temperature(program, 0)) == 2.0
     assert float(temperature(program, steps - 1)) == pytest.approx(0.5)
@@ -186,30 +185,30 @@ def test_schedules_start_and_end_where_they_say(digits):
 
 
 def test_published_loss_is_a_softmax_of_a_softmax(digits):
-    config = tiny(double_softmax=True)
     outputs = jnp.array([[0.0, 0.0, 0.0], [80.0, 0.0, 0.0]])
-    losses, right = evaluation.losses_and_scores(config, outputs, jnp.array([2, 0]))
+    losses, right = DOUBLE_SOFTMAX.losses_and_scores(outputs, jnp.array([2, 0]))
     np.testing.assert_allclose(losses, [math.log(3), math.log(1 + 2 / math.e)], rtol=1e-6)
     np.testing.assert_array_equal(right, [0, 1])
     # With ten classes it starts near ln 10 and cannot fall below ln(1 + 9/e) = 1.4612.
     published = dataclasses.replace(
         default_config("published", "digits"), selective_epochs=1, hidden=(32, 16)
     )
-    program, state, rest = start(published, digits)
-    _, metrics = epoch(published, digits, program, state, rest)
+    digits = load_task(published)
+    program, state, non_trainable = start(published, digits)
+    _, metrics = epoch(published, digits, program, state, non_trainable)
     assert 2.30 <= float(metrics["step_losses"][0]) <= 2.31
     assert float(metrics["step_losses"].min()) >= 1.461
 
 
 def test_evaluation_counts_every_example_once(digits):
     config = tiny(method="uniform:relu", batch_size=128)
-    program, state, rest = start(config, digits)
+    program, state, non_trainable = start(config, digits)
     split = digits.splits["validation"]
     assert len(split.labels) % 128
     loss, score, outputs = evaluation.evaluate(
-        program, state.params, rest, split, jax.random.key(0), jnp.float32(1)
+        program, state.params, non_trainable, split, jax.random.key(0), jnp.float32(1)
     )
-    model = program.model(state.params, rest)
+    model = program.model(state.params, non_trainable)
     expected = np.asarray(model(flat(digits, "validation")), np.float64)
     np.testing.assert_allclose(outputs, expected, atol=1e-5)
     labels = np.asarray(split.labels)
@@ -221,13 +220,13 @@ def test_evaluation_counts_every_example_once(digits):
 @pytest.mark.parametrize("noise", [False, True])
 def test_evaluation_noise_is_on_only_where_the_preset_says(digits, noise):
     config = tiny(evaluation_noise=noise)
-    program, state, rest = start(config, digits)
+    program, state, non_trainable = start(config, digits)
     losses = {
         float(
             evaluation.evaluate(
                 program,
                 state.params,
-                rest,
+                non_trainable,
                 digits.splits["validation"],
                 jax.random.key(number),
                 jnp.float32(1),
@@ -240,15 +239,15 @@ def test_evaluation_noise_is_on_only_where_the_preset_says(digits, noise):
 
 def test_the_best_state_is_that_of_the_lowest_validation_loss(digits):
     config = tiny(method="uniform:relu")
-    program, state, rest = start(config, digits)
-    state, first = epoch(config, digits, program, state, rest, 0)
+    program, state, non_trainable = start(config, digits)
+    state, first = epoch(config, digits, program, state, non_trainable, 0)
     kept = copy(state.params)
     worse = copy(state)._replace(params=jax.tree.map(lambda leaf: 30 * leaf, state.params))
-    worse, second = epoch(config, digits, program, worse, rest, 1)
+    worse, second = epoch(config, digits, program, worse, non_trainable, 1)
     assert float(second["validation_loss"]) > float(first["validation_loss"])
     assert (int(worse.best_epoch), float(worse.best_loss)) == (1, float(first["validation_loss"]))
     assert all(map(np.array_equal, jax.tree.leaves(worse.best_params), jax.tree.leaves(kept)))
-    better, third = epoch(config, digits, program, worse._replace(params=kept), rest, 2)
+    better, third = epoch(config, digits, program, worse._replace(params=kept), non_trainable, 2)
     assert int(better.best_epoch) == 3
     assert float(better.best_loss) == float(third["validation_loss"])
     assert all(
@@ -260,10 +259,10 @@ def test_the_best_state_is_that_of_the_lowest_validation_loss(digits):
 
 
 def after_training(config, task):
-    program, state, rest = start(config, task)
+    program, state, non_trainable = start(config, task)
     for number in range(config.selective_epochs):
-        state, metrics = epoch(config, task, program, state, rest, number)
-    return program, state, rest, metrics
+        state, metrics = epoch(config, task, program, state, non_trainable, number)
+    return program, state, non_trainable, metrics
 
 
 @pytest.mark.parametrize("preset", ["described", "recommended"])
@@ -275,8 +274,8 @@ def test_the_switch_keeps_weights_and_outputs(digits, preset):
         mixed_epochs=12,
         logit_learning_rate=0.05,
     )
-    program, state, rest, noisy = after_training(config, digits)
-    model = program.model(state.params, rest)
+    program, state, non_trainable, noisy = after_training(config, digits)
+    model = program.model(state.params, non_trainable)
     mixed = networks.switch(model, config, digits)
     for layer, old in zip(mixed.layers, model.layers, strict=True):
         assert layer.kernel[...] is old.kernel[...]
@@ -289,17 +288,17 @@ def test_the_switch_keeps_weights_and_outputs(digits, preset):
 
     before = outputs(nnx.view(model, deterministic=True))
     np.testing.assert_array_equal(before.view(np.int32), outputs(mixed).view(np.int32))
-    program, state, rest = start_phase(mixed, config, digits, 1)
-    _, quiet = epoch(config, digits, program, state, rest)
+    program, state, non_trainable = start_phase(mixed, config, digits, 1)
+    _, quiet = epoch(config, digits, program, state, non_trainable)
     assert float(quiet["train_loss"]) <= float(noisy["train_loss"])
 
 
-def test_published_switch_starts_anew_without_the_clamp(digits):
+def test_published_switch_reinitializes_without_the_clamp(digits):
     config = dataclasses.replace(
         default_config("published", "digits"), hidden=(24, 16), selective_epochs=1
     )
-    program, state, rest, _ = after_training(config, digits)
-    model = program.model(state.params, rest)
+    program, state, non_trainable, _ = after_training(config, digits)
+    model = program.model(state.params, non_trainable)
     clamped = model.activations[0].pool.functions[0]
     np.testing.assert_array_equal(clamped(jnp.array([-20.0, 5.0, 20.0])), [0, 5, 10])
     mixed = networks.switch(model, config, digits)
@@ -314,7 +313,7 @@ def test_published_switch_starts_anew_without_the_clamp(digits):
 
 @pytest.mark.parametrize("kind", ["shuffled", "random", "majority"])
 def test_controls_change_the_choices_as_they_say(digits, kind):
-    config = tiny(hidden=(60, 60), choices=kind)
+    config = tiny(hidden=(60, 60), control=kind)
     model = networks.build_model(config, digits)
     for activation in model.activations:
         activation.logits[...] = jax.random.normal(jax.random.key(1), (60, 6)) + jnp.arange(6.0)
@@ -336,26 +335,26 @@ def test_controls_change_the_choices_as_they_say(digits, kind):
 
 
 def test_nothing_recompiles_within_a_phase_nor_for_another_seed(digits):
-    train.run_epoch.clear_cache()
+    step.run_epoch.clear_cache()
     config = tiny(initialization="torch", hidden=(20, 12))
     for seed in (0, 1):
         config = dataclasses.replace(config, seed=seed)
-        program, state, rest = start(config, digits)
+        program, state, non_trainable = start(config, digits)
         for number in range(3):
-            state, metrics = epoch(config, digits, program, state, rest, number)
+            state, metrics = epoch(config, digits, program, state, non_trainable, number)
     assert float(metrics["temperature"]) != config.temperature
-    assert train.run_epoch._cache_size() == 1
+    assert step.run_epoch._cache_size() == 1
 
 
 def test_layers_and_steps_draw_their_own_noise(digits):
     config = tiny(hidden=(64, 64))
-    program, state, rest = start(config, digits)
+    program, state, non_trainable = start(config, digits)
     state.params["selection"] = jax.tree.map(jnp.zeros_like, state.params["selection"])
     draws = []
-    original = program.model(state.params, rest)
-    keys = train.draw(program, [0], 0, 500).noise
-    for step in range(2):
-        rngs = nnx.Rngs(selection=keys[step])
+    original = program.model(state.params, non_trainable)
+    keys = draw(program, [0], 0, 500).noise
+    for number in range(2):
+        rngs = nnx.Rngs(selection=keys[number])
         for activation in original.activations:
             logits = activation.logits[...]
             draws.append(activation.estimator(logits, rngs.selection(), 1.0).choices)
@@ -391,14 +390,16 @@ def test_bfloat16_computes_hidden_layers_and_nothing_else(digits, method):
         assert hidden.dtype == jnp.bfloat16
         rngs = {"rngs": nnx.Rngs(0)} if own is model and method == "two_phase" else {}
         assert own.activations[0](hidden, **rngs).dtype == jnp.bfloat16
-        program, state, rest = start_phase(own, config, digits, int(own is not models[0]))
+        program, state, non_trainable = start_phase(own, config, digits, int(own is not models[0]))
         dtypes = {leaf.dtype for leaf in jax.tree.leaves(state)}
         assert dtypes == {jnp.dtype("float32"), jnp.dtype("int32")}
 
-    program, state, rest = start(config, digits)
+    program, state, non_trainable = start(config, digits)
     splits = digits.splits["train"], digits.splits["validation"]
-    draws = train.draw(program, [0], 0, len(splits[0].labels))
-    text = train.run_epoch.lower(program, state, rest, *splits, draws, jnp.int32(0)).as_text()
+    draws = draw(program, [0], 0, len(splits[0].labels))
+    text = step.run_epoch.lower(
+        program, state, non_trainable, *splits, draws, jnp.int32(0)
+    ).as_text()
     # Without the library's own products, the sums for the logits, which ask for full precision.
     lines = "\n".join(line for line in text.splitlines() if "HIGHEST" not in line)
     products = re.findall(r"dot_general.*-> tensor<(?:\d+x)+(\w+)>", lines)
@@ -407,17 +408,17 @@ def test_bfloat16_computes_hidden_layers_and_nothing_else(digits, method):
     assert products.count("bf16") >= 7
     losses = []
     for number in range(4):
-        state, metrics = epoch(config, digits, program, state, rest, number)
+        state, metrics = epoch(config, digits, program, state, non_trainable, number)
         losses.append(float(metrics["train_loss"]))
     assert metrics["train_loss"].dtype == jnp.float32
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_the_summary_of_an_epoch_is_the_librarys(digits):
-    program, state, rest = start(tiny(logit_learning_rate=0.3), digits)
-    state, metrics = epoch(tiny(), digits, program, state, rest)
-    expected = summarize(program.model(state.params, rest))
-    records = loop._layer_records(jax.device_get(metrics["layers"]), PAPER_POOL.names)
+    program, state, non_trainable = start(tiny(logit_learning_rate=0.3), digits)
+    state, metrics = epoch(tiny(), digits, program, state, non_trainable)
+    expected = summarize(program.model(state.params, non_trainable))
+    records = layer_records(jax.device_get(metrics["layers"]), PAPER_POOL.names)
     assert list(records) == list(expected)
     for path, record in records.items():
         assert record["counts"] == expected[path]["counts"]

@@ -22,7 +22,7 @@ from flax import nnx
 
 from experiments.benchmarks import harness, networks
 from experiments.benchmarks.harness import BenchmarkError, Row
-from experiments.networks import Clamped
+from experiments.training.networks import Clamped
 from smartmixed_jax import MLP, PAPER_POOL
 
 LIMIT, CLIP, TEMPERATURE = 10.0, 1.0, 1.0

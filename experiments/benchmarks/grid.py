@@ -21,10 +21,11 @@ from typing import Any
 import jax
 
 from experiments.benchmarks.training import Span, find_data, publish, watched
-from experiments.compilation import keep_compilations
-from experiments.config import Config, default_config
+from experiments.config import Config
 from experiments.grid import crossed
-from experiments.group import train_all
+from experiments.presets import default_config
+from experiments.training.compilation import keep_compilations
+from experiments.training.parallel import train_all
 
 BAR = 2.0
 """Seconds per seed for the whole protocol on an H100."""

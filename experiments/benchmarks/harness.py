@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.outcome import environment
 from experiments.report import format_table
+from experiments.training.outcome import environment
 
 Row = dict[str, Any]
 Variant = Callable[[int], Any]
@@ -34,7 +34,7 @@ class BenchmarkError(Exception):
 def time_interleaved(
     variants: Mapping[str, Variant], *, rounds: int, calls: int, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Times every variant once per round, in an order drawn anew for each round.
+    """Times every variant once per round, in an order drawn for each round.
 
     Args:
         variants: names → variants; one more round comes first, to compile and warm up.

@@ -74,7 +74,7 @@ def build_selective(widths: Sequence[int], pool: ActivationPool) -> tuple[MLP, N
     )
     model = _build(widths, factory)
     activations: Any = model.activations
-    choices = [np.argmax(layer.logits[...], -1) for layer in activations]
+    choices = [np.argmax(layer.selection_logits[...], -1) for layer in activations]
     return model, _names(pool, choices)
 
 

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.training import Span, find_data, publish, watched
-from experiments.compilation import keep_compilations
-from experiments.config import IMAGE_TASKS, Config, default_config
-from experiments.group import train_all
+from experiments.config import Config
+from experiments.data.datasets import DATASETS
+from experiments.presets import default_config
+from experiments.training.compilation import keep_compilations
+from experiments.training.parallel import train_all
 
 
 def shares(spans: Sequence[Span]) -> list[dict[str, Any]]:
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--task", default="mnist", choices=IMAGE_TASKS)
+    parser.add_argument("--task", default="mnist", choices=tuple(DATASETS))
     parser.add_argument("--smoke", action="store_true", help="few random images, 2 epochs a phase")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args(arguments)

@@ -15,13 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments import networks, train
 from experiments.benchmarks import harness
 from experiments.benchmarks.harness import Row
-from experiments.config import Config, default_config
-from experiments.program import start_phase
-from experiments.tasks import Split, Task
-from experiments.train import Batch
+from experiments.config import Config
+from experiments.data.tasks import Split, Task
+from experiments.objective import CLASSIFICATION
+from experiments.presets import default_config
+from experiments.training import networks
+from experiments.training.draws import draw
+from experiments.training.state import start_phase
+from experiments.training.step import Batch, run_step
 from smartmixed_jax import FunctionTable, SelectiveActivation
 
 STEPS = 10
@@ -40,7 +43,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
     variants = {name: _variant(config, task, 0, steps) for name, config in uniform.items()}
     variants |= {
         "phase 1": _variant(base, task, 0, steps),
-        "phase 2": _variant(dataclasses.replace(base, choices="random"), task, 1, steps),
+        "phase 2": _variant(dataclasses.replace(base, control="random"), task, 1, steps),
     }
     times = harness.time_interleaved(variants, rounds=options.rounds, calls=1)
     per_step = {name: seconds / steps for name, seconds in times.items()}
@@ -52,7 +55,7 @@ def _task(size: int, count: int) -> Task:
     images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
     split = Split(jnp.asarray(images), jnp.asarray(rng.integers(0, 10, count, np.int32)))
     splits = dict.fromkeys(("train", "validation"), split)
-    return Task(splits, (size, size, 3), 10, 255.0, (), "random images")
+    return Task("cifar10", splits, CLASSIFICATION, 10, 255.0, source="random images")
 
 
 def _variant(config: Config, task: Task, phase: int, steps: int) -> harness.Variant:
@@ -61,7 +64,9 @@ def _variant(config: Config, task: Task, phase: int, steps: int) -> harness.Vari
     if phase:
         model = networks.switch(model, config, task)
     if config.method == "two_phase":
-        fast, general = (_steps(own, config, task, phase, 1)(0) for own in (model, _general(model)))
+        fast, general = (
+            _steps(form, config, task, phase, 1)(0) for form in (model, _general(model))
+        )
         harness.require_close(f"phase {phase + 1}", fast, general, 1e-3)
     return _steps(model, config, task, phase, steps)
 
@@ -82,7 +87,7 @@ def _general(model: networks.Network) -> networks.Network:
 def _steps(
     model: networks.Network, config: Config, task: Task, phase: int, steps: int
 ) -> harness.Variant:
-    program, state, rest = start_phase(model, config, task, phase)
+    program, state, non_trainable = start_phase(model, config, task, phase)
     data = task.splits["train"]
     # Copies: steps donate them, and the model is built into more than one variant.
     carry, number = jax.tree.map(jnp.copy, (state.params, state.opt_state)), 0
@@ -91,9 +96,9 @@ def _steps(
         nonlocal carry, number
         losses = []
         for _ in range(steps):
-            draws = train.draw(program, [0], number, len(data.labels))
+            draws = draw(program, [0], number, len(data.labels))
             drawn = (draws.indices[0], draws.noise[0], draws.augmentation[0])
-            carry, sums = train.run_step(program, carry, rest, data, Batch(number, *drawn))
+            carry, sums = run_step(program, carry, non_trainable, data, Batch(number, *drawn))
             losses.append(sums.loss)
             number += 1
         return losses

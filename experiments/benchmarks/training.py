@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import data, train
-from experiments.datasets import DATASETS
-from experiments.outcome import environment
+from experiments import data
+from experiments.data.datasets import DATASETS
+from experiments.data.images import write_npz
 from experiments.report import format_table
+from experiments.training import step
+from experiments.training.outcome import environment
 
 
 class Span(NamedTuple):
@@ -34,7 +36,7 @@ def watched() -> Iterator[list[Span]]:
     """
     spans: list[Span] = []
     waiting: list[tuple[str, float, Future[float]]] = []
-    original = train.run_epoch
+    original = step.run_epoch
 
     def wait(loss: jax.Array) -> float:
         loss.block_until_ready()
@@ -49,11 +51,11 @@ def watched() -> Iterator[list[Span]]:
             waiting.append((program.spec.name, begun, ended))
             return state, metrics
 
-        train.run_epoch = run_epoch  # type: ignore[assignment]
+        step.run_epoch = run_epoch  # type: ignore[assignment]
         try:
             yield spans
         finally:
-            train.run_epoch = original
+            step.run_epoch = original
             last = 0.0
             for phase, begun, ended in waiting:
                 spans.append(Span(phase, max(begun, last), ended.result()))
@@ -89,7 +91,7 @@ def find_data(task: str, folder: Path, *, small: bool) -> str | None:
         scale=facts.scale,
         source="random images",
     )
-    data.write_npz(random, folder / f"{task}.npz")
+    write_npz(random, folder / f"{task}.npz")
     return str(folder)
 
 

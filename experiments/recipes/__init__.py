@@ -2,24 +2,34 @@
 
 from collections.abc import Sequence
 
-from experiments import plots
-from experiments.compilation import keep_compilations
+from experiments import figures
+from experiments.command_line import Parser, exit_status
 from experiments.config import Config
 from experiments.grid import crossed, train_and_compare
 from experiments.run_folder import folder_of
+from experiments.training.compilation import keep_compilations
 
-__all__ = ["crossed", "run_all"]
+__all__ = ["Parser", "crossed", "run_all"]
 
 
-def run_all(configs: Sequence[Config]) -> int:
-    """Runs the configs of one task, prints their comparison and draws it beside the runs.
+def run_all(*groups: Sequence[Config]) -> int:
+    """Runs groups of configs, each of one task; prints and draws a comparison for each.
 
     Returns:
-        How many runs stopped before their end.
+        The exit status: 1 if a run stopped before its end, or one line said why nothing goes on.
     """
-    keep_compilations()
+
+    def work() -> int:
+        keep_compilations()
+        return min(1, sum([_run_group(configs) for configs in groups]))
+
+    return exit_status(work)
+
+
+def _run_group(configs: Sequence[Config]) -> int:
+    """Returns how many runs stopped before their end."""
     folders, stopped = train_and_compare(configs)
     comparison = folder_of(configs[0]).parent / "comparison.png"
-    for path in plots.draw_comparison(folders, comparison):
+    for path in figures.draw_comparison(folders, comparison):
         print(path)
     return stopped

@@ -8,16 +8,17 @@ minutes on one CPU core with the memory settings of experiments/LOG.md, 2026-11-
 expected numbers too; hence --epochs 10.
 """
 
-import argparse
 import dataclasses
 import math
 import sys
 from typing import Any
 
 from experiments import recipes
-from experiments.config import Config, default_config
+from experiments.config import Config
+from experiments.names import run_name
+from experiments.presets import default_config
 
-VARIANTS: tuple[dict[str, Any], ...] = ({}, {"choices": "random"}, {"method": "uniform:relu"})
+VARIANTS: tuple[dict[str, Any], ...] = ({}, {"control": "random"}, {"method": "uniform:relu"})
 
 
 def configs(epochs: int, data_dir: str | None) -> list[Config]:
@@ -29,16 +30,14 @@ def configs(epochs: int, data_dir: str | None) -> list[Config]:
         data_dir=data_dir,
     )
     return [
-        dataclasses.replace(config, run_dir=f"runs/cifar10-{epochs}-epochs/{config.name}")
+        dataclasses.replace(config, run_dir=f"runs/cifar10-{epochs}-epochs/{run_name(config)}")
         for config in recipes.crossed(base, VARIANTS, seeds=(0, 1, 2))
     ]
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = recipes.Parser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--data-dir")
     options = parser.parse_args()
-    sys.exit(min(1, recipes.run_all(configs(options.epochs, options.data_dir))))
+    sys.exit(recipes.run_all(configs(options.epochs, options.data_dir)))

@@ -7,14 +7,15 @@ cores. The runs of a seed share the split, the initial weights and the batches. 
 methods but uniform sigmoid within 98.2-98.6 % (experiments/LOG.md, 2026-11-23).
 """
 
-import argparse
 import dataclasses
 import sys
 
 from experiments import recipes
-from experiments.config import PAPER_POOL, Config, default_config
+from experiments.config import Config
+from experiments.presets import default_config
+from smartmixed_jax import PAPER_POOL
 
-CONTROLS: tuple[dict[str, str], ...] = ({}, {"choices": "shuffled"}, {"choices": "random"})
+CONTROLS: tuple[dict[str, str], ...] = ({}, {"control": "shuffled"}, {"control": "random"})
 
 
 def configs(data_dir: str | None) -> list[Config]:
@@ -24,6 +25,6 @@ def configs(data_dir: str | None) -> list[Config]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = recipes.Parser(description=__doc__)
     parser.add_argument("--data-dir")
-    sys.exit(min(1, recipes.run_all(configs(parser.parse_args().data_dir))))
+    sys.exit(recipes.run_all(configs(parser.parse_args().data_dir)))

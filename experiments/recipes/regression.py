@@ -3,23 +3,25 @@
     python -m experiments.recipes.regression
 
 Networks d-64-64-1, preset `recommended` (6,000 steps), three targets, seeds 0-2: 117 runs, about
-4 minutes on 2 CPU cores. `anew`: phase 2 starts from new weights and trains for 4,000 steps.
-Expected: experiments/LOG.md, 2026-11-23.
+4 minutes on 2 CPU cores. `reinitialized`: phase 2 starts from new weights and trains for 4,000
+steps. Expected: experiments/LOG.md, 2026-11-23.
 """
 
 import sys
 from typing import Any
 
 from experiments import recipes
-from experiments.config import REGRESSION_POOL, Config, default_config
+from experiments.config import Config
+from experiments.presets import default_config
+from smartmixed_jax import REGRESSION_POOL
 
 TARGETS = ("product_sine", "normal_density", "kinks")
 CONTROLS: tuple[dict[str, Any], ...] = (
     {},
-    {"choices": "shuffled"},
-    {"choices": "random"},
+    {"control": "shuffled"},
+    {"control": "random"},
     {"carry_weights": False},
-    {"choices": "shuffled", "carry_weights": False},
+    {"control": "shuffled", "carry_weights": False},
 )
 
 
@@ -30,4 +32,4 @@ def configs(target: str) -> list[Config]:
 
 
 if __name__ == "__main__":
-    sys.exit(min(1, sum([recipes.run_all(configs(target)) for target in TARGETS])))
+    sys.exit(recipes.run_all(*map(configs, TARGETS)))

@@ -7,18 +7,18 @@ hidden units of every MLP choose among the 15 functions of the extended pool. Se
 2 to 4 minutes each on one CPU core. Expected: experiments/LOG.md, 2026-11-24.
 """
 
-import argparse
 import dataclasses
 import sys
 from typing import Any
 
 from experiments import recipes
-from experiments.config import Config, default_config
+from experiments.config import Config
+from experiments.presets import default_config
 
 VARIANTS: tuple[dict[str, Any], ...] = (
     {},
-    {"choices": "shuffled"},
-    {"choices": "random"},
+    {"control": "shuffled"},
+    {"control": "random"},
     {"method": "uniform:gelu"},
     {"method": "uniform:relu"},
 )
@@ -32,8 +32,6 @@ def configs(data_dir: str | None) -> list[Config]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = recipes.Parser(description=__doc__)
     parser.add_argument("--data-dir")
-    sys.exit(min(1, recipes.run_all(configs(parser.parse_args().data_dir))))
+    sys.exit(recipes.run_all(configs(parser.parse_args().data_dir)))

@@ -1,0 +1,121 @@
+"""A task of the user's: a function MODULE:NAME that returns a `Task`."""
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data.task import Split, Task
+from experiments.importing import load_object, one_line
+from experiments.objective import OBJECTIVES, Objective
+
+
+def find_maker(name: str) -> Callable[..., Any]:
+    """The function; ValueError if there is none, or it takes more than a seed."""
+    maker = load_object("task", name)
+    if not callable(maker):
+        raise ValueError(f"task = {name!r} is a {type(maker).__name__}, expected a function")
+    parameters = inspect.signature(maker).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind < p.VAR_POSITIONAL]
+    if needed not in ([], ["seed"]):
+        raise ValueError(f"task = {name!r} takes {', '.join(needed)}, expected nothing, or seed")
+    return maker
+
+
+def make_task(name: str, seed: int) -> Task:
+    """The task that the user's function returns, its splits on the device.
+
+    Args:
+        name: MODULE:NAME.
+        seed: for a function that takes one; its data then differ between seeds.
+
+    Raises:
+        ValueError: the function fails or returns something else; the line says what.
+    """
+    maker = find_maker(name)
+    seeded = "seed" in inspect.signature(maker).parameters
+    try:
+        task = maker(seed=seed) if seeded else maker()
+    except Exception as error:  # whatever the user's function raises
+        raise ValueError(f"task = {name!r} fails ({one_line(error)})") from error
+    try:
+        return _checked(task, name, seeded)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"task = {name!r}: {one_line(error).partition(': ')[2]}") from error
+
+
+def _checked(task: Any, name: str, seeded: bool) -> Task:
+    if not isinstance(task, Task):
+        raise ValueError(f"the function returns {type(task).__name__}, expected a Task")
+    if not isinstance(task.splits, Mapping) or not {"train", "validation", "test"} <= {
+        *task.splits
+    }:
+        raise ValueError(f"splits are {list(task.splits)}, expected train, validation and test")
+    splits = {part: _checked_split(part, split) for part, split in task.splits.items()}
+    for what in ("inputs", "labels"):
+        shapes = {getattr(split, what).shape[1:] for split in splits.values()}
+        kinds = {getattr(split, what).dtype for split in splits.values()}
+        if len(shapes) > 1 or len(kinds) > 1:
+            raise ValueError(f"{what} of the splits differ: {shapes} {kinds}")
+    if not isinstance(task.out_features, int) or task.out_features < 1:
+        raise ValueError(f"out_features = {task.out_features!r}, expected an integer >= 1")
+    if not isinstance(task.objective, Objective):
+        raise ValueError(f"objective is {type(task.objective).__name__}, expected an Objective")
+    task = dataclasses.replace(
+        task,
+        name=name,
+        splits=splits,
+        objective=_named(task.objective, name),
+        class_names=tuple(task.class_names),
+        seeded=seeded,
+        source=task.source or f"the function {name}",
+    )
+    labels = np.concatenate([np.asarray(split.labels).reshape(-1) for split in splits.values()])
+    if task.objective.confusion and (
+        labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= task.out_features
+    ):
+        raise ValueError(
+            f"labels are {labels.dtype} in [{labels.min()}, {labels.max()}], expected classes "
+            f"0 to {task.out_features - 1}"
+        )
+    return task
+
+
+def _checked_split(part: str, split: Any) -> Split:
+    if not isinstance(split, tuple | list) or len(split) != 2:
+        raise ValueError(f"split {part} is {type(split).__name__}, expected Split(inputs, labels)")
+    inputs, labels = map(np.asarray, split)
+    for what, array in (("inputs", inputs), ("labels", labels)):
+        if array.dtype.kind not in "fiub" or not array.ndim or not array.size:
+            raise ValueError(
+                f"{what} of {part} are {array.dtype} {list(array.shape)}, expected numbers [M, ...]"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{what} of {part} hold nan or inf")
+    if inputs.ndim < 2 or len(inputs) != len(labels):
+        raise ValueError(
+            f"{part} has inputs {list(inputs.shape)} and labels {list(labels.shape)}, expected "
+            "[M, ...] each, the same M"
+        )
+    if inputs.dtype != np.uint8:
+        inputs = inputs.astype(np.int32 if inputs.dtype.kind in "iu" else np.float32)
+    labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
+    return Split(jnp.asarray(inputs), jnp.asarray(labels))
+
+
+def _named(objective: Objective, task_name: str) -> Objective:
+    """An objective of the user's under its place MODULE:NAME, by which a run folder finds it."""
+    if objective in OBJECTIVES.values():
+        return objective
+    module = task_name.partition(":")[0]
+    for name, value in vars(sys.modules[module]).items():
+        if value is objective:
+            return dataclasses.replace(objective, name=f"{module}:{name}")
+    raise ValueError(
+        f"the objective {objective.name!r} is made inside the function, expected one that has a "
+        f"name in the module {module}, where a run folder finds it again"
+    )

@@ -1,0 +1,92 @@
+"""What a run trains on: a `Task`, its splits on the device."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.data.functions import Fitted
+from experiments.objective import Objective
+from experiments.run_folder import TaskRecord
+
+
+class Split(NamedTuple):
+    """Inputs and labels of M examples.
+
+    Attributes:
+        inputs: images [M, H, W, C], points or rows float32 [M, d], or characters uint8 [M, T].
+        labels: classes int32 [M], values float32 [M, 1], or the next characters uint8 [M, T].
+    """
+
+    inputs: jax.Array
+    labels: jax.Array
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A problem with its data: all that training, reports and figures know of it.
+
+    Attributes:
+        name: as in the config.
+        splits: `train`, `validation` and `test`; of a function also `outside` (beyond the box that
+            the training points fill). Every split has the same shapes but for M.
+        objective: loss, score, and how results are told.
+        out_features: classes, characters, or 1.
+        scale: inputs are divided by it, as float32, inside the compiled step; None for tokens,
+            which a network takes as int32.
+        class_names: in the order of the labels; empty where there are none.
+        source: one line, where the data came from.
+        seeded: the data are drawn with the run's seed, so that runs of two seeds share nothing.
+        extras: what else is needed to use the trained network later, as JSON takes it.
+        tabulate_fit: for a problem whose true function is known: the trained function, inputs
+            [B, d] → values [B], → the arrays of fit.npz.
+        label_scale: values were divided by it; results then give their error in the unit that
+            they had.
+    """
+
+    name: str
+    splits: Mapping[str, Split]
+    objective: Objective
+    out_features: int
+    scale: float | None = 1.0
+    class_names: tuple[str, ...] = ()
+    source: str = ""
+    seeded: bool = False
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    tabulate_fit: Callable[[Fitted], dict[str, np.ndarray]] | None = None
+    label_scale: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input."""
+        return self.splits["train"].inputs.shape[1:]
+
+    @property
+    def takes_tokens(self) -> bool:
+        return self.scale is None
+
+    @property
+    def has_images(self) -> bool:
+        return len(self.shape) == 3
+
+    def results(self, split: str, loss: float, score: float) -> dict[str, float]:
+        """What a phase's results say of a split, from its mean loss and score."""
+        numbers = self.objective.results(split, loss, score, self.splits[split].labels)
+        if self.label_scale is not None:
+            numbers[f"{split}_rmse"] = self.label_scale * score**0.5
+        return numbers
+
+    def record(self) -> TaskRecord:
+        """What the run folder keeps of it."""
+        return TaskRecord(
+            name=self.name,
+            objective=self.objective,
+            shape=self.shape,
+            out_features=self.out_features,
+            class_names=self.class_names,
+            source=self.source,
+            extras=dict(self.extras),
+            scale=self.scale,
+        )

@@ -1,0 +1,255 @@
+"""The kinds of tasks, and how the `Task` of a config is had.
+
+A new kind of data needs a function from a config to a `Task`, and an entry in `TASKS`.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.config import Config
+from experiments.data import arrays, functions, images, tables
+from experiments.data.datasets import DATASETS, Dataset
+from experiments.data.encoding import Column, Encoding
+from experiments.data.own_tasks import find_maker, make_task
+from experiments.data.reading import find_file
+from experiments.data.splits import stratified_split
+from experiments.data.task import Split, Task
+from experiments.data.text import load_text
+from experiments.names import changed_fields
+from experiments.objective import (
+    CLASSIFICATION,
+    COLUMN_REGRESSION,
+    NEXT_CHARACTER,
+    REGRESSION,
+    with_double_softmax,
+)
+
+__all__ = ["TASKS", "Kind", "Loader", "Split", "Task", "find_kind", "load_task"]
+
+
+class Kind(NamedTuple):
+    """How tasks of one kind are had.
+
+    Attributes:
+        load: the task of a config; a DataError or ValueError says what is missing.
+        reads: the fields of the config, beside `task`, that the data depend on.
+        check: raises ValueError for a name that no such task has, before any data are read.
+        argument: what follows the colon, for the list of tasks.
+        about: one line for --help.
+    """
+
+    load: Callable[[Config], Task]
+    reads: tuple[str, ...]
+    check: Callable[[str], Any] = lambda name: None
+    argument: str = ""
+    about: str = ""
+
+
+def load_task(config: Config) -> Task:
+    """The data of a run.
+
+    Raises:
+        ValueError: there is no such task, or it has no use for an option of the config.
+        DataError: the data cannot be had.
+    """
+    kind = find_kind(config.task)
+    _refuse_unread(config, kind)
+    task = kind.load(config)
+    if config.double_softmax:
+        task = replace(task, objective=with_double_softmax(task.objective))
+    if config.augment and not task.has_images:
+        raise ValueError("augment = True: expected False for a task without images")
+    return task
+
+
+def _refuse_unread(config: Config, kind: Kind) -> None:
+    """Raises ValueError for an option that says something of data which the task has not."""
+    for_data = {name for other in TASKS.values() for name in other.reads} - {"seed"}
+    for name, value in changed_fields(config).items():
+        if name in for_data and name not in kind.reads:
+            raise ValueError(f"{name} = {value!r} has no effect on {config.task}")
+
+
+def find_kind(name: str) -> Kind:
+    """The kind of a task; ValueError if there is no such task."""
+    prefix, colon, rest = name.partition(":")
+    kind = TASKS.get(name) or TASKS.get(prefix + ":") or (OWN if prefix and rest else None)
+    known = ", ".join(task + known_kind.argument for task, known_kind in TASKS.items())
+    if kind is None or (colon and not rest):
+        raise ValueError(f"task = {name!r}: expected one of {known}, MODULE:NAME")
+    try:
+        kind.check(name)
+    except ValueError as error:
+        if kind is OWN and "no module" in str(error):
+            raise ValueError(f"{error}; the other tasks are {known}") from None
+        raise
+    return kind
+
+
+def describe_tasks() -> dict[str, str]:
+    """What --help says of every task, by its name."""
+    return {
+        **{name + kind.argument: kind.about for name, kind in TASKS.items()},
+        "MODULE:NAME": OWN.about,
+    }
+
+
+class Loader:
+    """`load_task` that returns the last run's task where the data are the same."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Any, Task] | None = None
+
+    def __call__(self, config: Config) -> Task:
+        fields = ("task", "double_softmax", "augment", *find_kind(config.task).reads)
+        what = tuple(getattr(config, field) for field in fields)
+        if self._last is None or self._last[0] != what:
+            self._last = what, load_task(config)
+        return self._last[1]
+
+
+# The kinds
+
+
+def _load_function(config: Config) -> Task:
+    name = config.task.removeprefix("function:")
+    samples = functions.sample(name, config.seed, config.range)
+    names = functions.variables(name)
+    columns = Encoding(tuple(map(Column, names)), Column("y"))
+    return Task(
+        name=config.task,
+        splits={
+            part: Split(jnp.asarray(points.inputs), jnp.asarray(points.values))
+            for part, points in samples._asdict().items()
+            if points is not None
+        },
+        objective=REGRESSION,
+        out_features=1,
+        source=f"function {name} of {len(names)} variables, drawn with seed",
+        seeded=True,
+        extras={"columns": columns.to_record()},
+        tabulate_fit=functools.partial(functions.tabulate_fit, name, bounds=config.range),
+    )
+
+
+def _load_table(config: Config) -> Task:
+    path = find_file(config.task.removeprefix("table:"), config.data_dir)
+    fields = {name: getattr(config, name) for name in tables.Options._fields}
+    table = tables.load_table(path, tables.Options(**fields))
+    target = table.encoding.target
+    classes, is_values = target.categories or (), target.categories is None
+    return Task(
+        name=config.task,
+        splits={part: Split(*map(jnp.asarray, pair)) for part, pair in table.parts.items()},
+        objective=COLUMN_REGRESSION if is_values else CLASSIFICATION,
+        out_features=1 if is_values else len(classes),
+        class_names=classes,
+        source=f"column {target.name} of {path}",
+        seeded=not config.split_column,
+        extras={"columns": table.encoding.to_record(), "sha256": table.sha256},
+        label_scale=target.scale if is_values else None,
+    )
+
+
+def _load_images(config: Config) -> Task:
+    return _task_of_images(config, images.load(config.task, config.data_dir))
+
+
+def _load_arrays(config: Config) -> Task:
+    path = find_file(config.task.removeprefix("arrays:"), config.data_dir)
+    return _task_of_images(config, arrays.load_arrays(path))
+
+
+def _task_of_images(config: Config, dataset: Dataset) -> Task:
+    kept, held_out = stratified_split(dataset.train_labels, config.validation_fraction, 42)
+    parts = {
+        "train": (dataset.train_inputs[kept], dataset.train_labels[kept]),
+        "validation": (dataset.train_inputs[held_out], dataset.train_labels[held_out]),
+        "test": (dataset.test_inputs, dataset.test_labels),
+    }
+    return Task(
+        name=config.task,
+        splits={
+            part: Split(jnp.asarray(inputs), jnp.asarray(labels.astype(np.int32)))
+            for part, (inputs, labels) in parts.items()
+        },
+        objective=CLASSIFICATION,
+        out_features=len(dataset.class_names),
+        scale=dataset.scale,
+        class_names=dataset.class_names,
+        source=dataset.source,
+    )
+
+
+def _load_own(config: Config) -> Task:
+    return make_task(config.task, config.seed)
+
+
+CONTEXT = 64
+"""Characters of one example of text."""
+
+
+def _load_text(config: Config) -> Task:
+    corpus = load_text(config.task, config.data_dir)
+    # Training sees a window at every place, evaluation each character once.
+    strides = {"train": 1, "validation": CONTEXT, "test": CONTEXT}
+    splits = {}
+    for name, stride in strides.items():
+        characters = corpus.splits[name]
+        windows = np.lib.stride_tricks.sliding_window_view(characters, CONTEXT + 1)[::stride]
+        splits[name] = Split(jnp.asarray(windows[:, :-1]), jnp.asarray(windows[:, 1:]))
+    return Task(
+        name=config.task,
+        splits=splits,
+        objective=NEXT_CHARACTER,
+        out_features=len(corpus.vocabulary),
+        scale=None,
+        source=corpus.source,
+        extras={"vocabulary": corpus.vocabulary},
+    )
+
+
+def _images(name: str) -> Kind:
+    facts = DATASETS[name]
+    height, width, colours = facts.shape
+    about = (
+        f"{sum(facts.counts):,} images of {height}x{width}{' in colour' * (colours > 1)}, "
+        f"{facts.class_names.count(',') + 1} classes{'' if facts.url else '; needs no download'}"
+    )
+    return Kind(_load_images, ("data_dir", "validation_fraction"), about=about)
+
+
+TASKS: dict[str, Kind] = {
+    **{name: _images(name) for name in DATASETS},
+    "tiny_shakespeare": Kind(
+        _load_text, ("data_dir",), about="1.1 million characters of plays, the next one to predict"
+    ),
+    "function:": Kind(
+        _load_function,
+        ("seed", "range"),
+        lambda name: functions.dimension(name.removeprefix("function:")),
+        argument="NAME",
+        about="a function of a few variables to fit: one of those below, or MODULE:NAME",
+    ),
+    "table:": Kind(
+        _load_table,
+        ("data_dir", *tables.Options._fields),
+        argument="FILE",
+        about="your CSV file, or .npz with x and y: --target COLUMN from the others",
+    ),
+    "arrays:": Kind(
+        _load_arrays,
+        ("data_dir", "validation_fraction"),
+        argument="FILE.npz",
+        about="your images: x_train, y_train, x_test, y_test",
+    ),
+}
+"""By name, or by the part of the name up to the colon."""
+
+OWN = Kind(_load_own, ("seed",), find_maker, about="your function that returns a Task")
+"""Any other MODULE:NAME: a function of the user's."""

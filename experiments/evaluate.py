@@ -1,0 +1,289 @@
+"""A trained run: its network, its scores, and predictions for new rows.
+
+    python -m experiments.evaluate RUN
+    python -m experiments.evaluate RUN --data FILE [--out FILE.csv]
+
+The first computes the scores of the test split anew, from the run's own data. The second predicts
+for the rows of a CSV or NPZ file, with scores if it has the target too, and writes the predictions
+to predictions.csv in the run's folder, or to --out.
+"""
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from experiments import run_folder
+from experiments.checkpoints import Checkpoints, DamagedCheckpoint
+from experiments.config import Config, phases
+from experiments.data.datasets import KERAS_ARRAYS
+from experiments.data.encoding import encode_inputs, encode_target, encoding_of
+from experiments.data.reading import read_arrays, read_columns
+from experiments.data.sources import DataError
+from experiments.data.tasks import load_task
+from experiments.run import exit_status
+from experiments.run_folder import TaskRecord
+from experiments.training import networks
+from experiments.training.outcome import score_splits
+from experiments.training.program import Program, compile_key
+from experiments.training.state import split_model
+from smartmixed_jax import FunctionTable
+
+
+class TrainedRun(NamedTuple):
+    """A trained network with what is needed to use it.
+
+    Attributes:
+        config: of the run.
+        task: shape of an input, classes, objective, and `extras` such as the columns of a table.
+        network: of the last phase, in evaluation mode, as plain Flax NNX; `outputs` calls it.
+        tables: which function each neuron has, by the path of the layer; empty for a uniform
+            network.
+
+    Example:
+        run = load_run("runs/digits/recommended-arch4-two_phase-seed0")
+        classes = run.outputs(images).argmax(-1)       # images uint8 [M, 8, 8, 1], as they are
+    """
+
+    config: Config
+    task: TaskRecord
+    network: Any
+    tables: dict[str, FunctionTable]
+
+    def outputs(self, inputs: Any) -> np.ndarray:
+        """Of raw inputs [M, *task.shape] → float32 [M, ..., out_features].
+
+        Args:
+            inputs: as the splits of the task hold them: images and points as they are, the rows of
+                a table as `encode_inputs` makes them, tokens.
+        """
+        inputs, batch = np.asarray(inputs), self.config.batch_size
+        if inputs.shape[1:] != self.task.shape or not len(inputs):
+            raise ValueError(f"inputs are {list(inputs.shape)}, expected {['M', *self.task.shape]}")
+        graphdef, state = nnx.split(self.network)
+
+        @jax.jit
+        def run(state: nnx.State, inputs: jax.Array) -> jax.Array:
+            model = nnx.merge(graphdef, state)
+            return networks.apply(self.config, self.task.scale, model, inputs, jax.random.key(0))
+
+        # The last batch is filled up by wrapping around, so that one program serves all.
+        indices = np.arange(-(-len(inputs) // batch) * batch) % len(inputs)
+        parts = [run(state, inputs[index]) for index in indices.reshape(-1, batch)]
+        return np.concatenate(parts)[: len(inputs)].astype(np.float32)
+
+
+def load_run(folder: str | Path) -> TrainedRun:
+    """The trained network of a finished run, from its folder alone.
+
+    Raises:
+        ValueError: the folder holds no finished run, or a damaged file.
+    """
+    folder = Path(folder)
+    config, task, _ = run_folder.read_finished(folder)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        if not checkpoints.epochs():
+            raise ValueError(f"{folder} holds no checkpoint")
+        epochs = max(checkpoints.epochs())
+        try:
+            position = checkpoints.restore_position(epochs)
+            if position.phase_index == 0:
+                network = networks.build_model(config, task)
+            else:
+                network = networks.mixed_model(config, task, position.choices)
+            _, params, _ = split_model(network)
+            part = "params" if config.select_epoch == "last" else "best_params"
+            params = checkpoints.restore_part(epochs, part, params)
+        except DamagedCheckpoint as error:
+            raise ValueError(f"{folder}: {error}") from None
+    nnx.update(network, *params.values())
+    network.eval()
+    tables = {path: layer.table for path, layer in networks.fixed_layers(network).items()}
+    return TrainedRun(config, task, network, tables)
+
+
+def score_test(run: TrainedRun) -> dict[str, float]:
+    """The results of the test split, computed anew from the run's data, as summary.json has them.
+
+    Raises:
+        DataError, ValueError: the data cannot be had, or are not those that the run had.
+    """
+    task, config = load_task(run.config), run.config
+    record = task.record()
+    for field in TaskRecord._fields:
+        if field not in ("source", "objective") and getattr(record, field) != getattr(
+            run.task, field
+        ):
+            raise DataError(f"the data of {config.task} are not those of the run: {field} differs")
+    graphdef, params, non_trainable = split_model(run.network)
+    program = Program(
+        graphdef, compile_key(config), len(phases(config)) - 1, 1, task.objective, task.scale
+    )
+    return score_splits(config, task, program, params, non_trainable)[0]
+
+
+# Predictions
+
+
+class Predictions(NamedTuple):
+    """Predictions for the rows of a file.
+
+    Attributes:
+        columns: of predictions.csv by their name, each with a cell per row.
+        scores: label → value, as text; empty if the file has no target.
+    """
+
+    columns: dict[str, Sequence[Any]]
+    scores: dict[str, str]
+
+
+def predict_file(run: TrainedRun, path: Path) -> Predictions:
+    """Predictions for the rows of a CSV or NPZ file, in the units of its columns.
+
+    Args:
+        path: of a table or function, a file with the columns of the inputs; of images and other
+            arrays, an NPZ file with x [M, ...] as the task has it, and maybe y.
+
+    Raises:
+        DataError: the file cannot be read, lacks a column, or a cell does not fit.
+    """
+    if run.task.scale is None:
+        raise DataError(f"{path}: predictions for rows of text are not made")
+    if "columns" not in run.task.extras:
+        return _predict_arrays(run, path)
+    encoding = encoding_of(run.task.extras["columns"])
+    columns = read_columns(path)
+    target = encoding.target
+    outputs = run.outputs(encode_inputs(columns, encoding))
+    labels = encode_target(columns, encoding) if target.name in columns.cells else None
+    found: dict[str, Sequence[Any]] = {"row": list(columns.rows)}
+    if labels is not None:
+        found[target.name] = columns.cells[target.name].tolist()
+    if target.categories is not None:
+        found |= _classes(f"predicted_{target.name}", outputs, target.categories)
+        return Predictions(found, _scores(run, outputs, labels))
+    values = outputs[:, 0].astype(np.float64) * target.scale + target.mean
+    found[f"predicted_{target.name}"] = [f"{value:.8g}" for value in values]
+    return Predictions(found, _scores(run, outputs, labels, target.scale))
+
+
+def _predict_arrays(run: TrainedRun, path: Path) -> Predictions:
+    if path.suffix.lower() != ".npz":
+        raise DataError(f"{path}: expected an NPZ file with x {['M', *run.task.shape]}")
+    arrays = read_arrays(path)
+    x = next(
+        (arrays[name] for name in ("x", KERAS_ARRAYS[2], "test_inputs") if name in arrays), None
+    )
+    if x is None:
+        raise DataError(f"{path}: expected the array x, found {', '.join(arrays) or 'none'}")
+    if x.shape[1:] == run.task.shape[:-1] and run.task.shape[-1] == 1:
+        x = x[..., None]
+    if x.shape[1:] != run.task.shape or not len(x) or x.dtype.kind not in "fiub":
+        raise DataError(
+            f"{path}: x is {x.dtype} {list(x.shape)}, expected numbers {['M', *run.task.shape]}"
+        )
+    outputs = run.outputs(x)
+    labels = next((arrays[n] for n in ("y", KERAS_ARRAYS[3], "test_labels") if n in arrays), None)
+    found: dict[str, Sequence[Any]] = {"row": range(len(x))}
+    if not run.task.objective.confusion:
+        flat = outputs.reshape(len(outputs), -1)
+        names = [f"predicted_{number + 1}" for number in range(flat.shape[1])]
+        found |= dict(zip(names, flat.T.tolist(), strict=True))
+        return Predictions(found, {})
+    names = list(run.task.class_names or map(str, range(run.task.out_features)))
+    found |= _classes("predicted", outputs, names)
+    if labels is not None:
+        labels = labels.reshape(-1)
+        if len(labels) != len(x) or labels.dtype.kind not in "iuU":
+            raise DataError(f"{path}: y is {labels.dtype} [{len(labels)}], expected [{len(x)}]")
+        if not (set(map(str, labels.tolist())) <= set(names)):
+            raise DataError(f"{path}: y holds labels that are none of {', '.join(names)}")
+        labels = np.array([names.index(str(label)) for label in labels.tolist()], np.int32)
+    return Predictions(found, _scores(run, outputs, labels))
+
+
+def _classes(column: str, outputs: np.ndarray, names: Sequence[str]) -> dict[str, Sequence[Any]]:
+    probabilities = np.asarray(jax.nn.softmax(outputs, -1))
+    chosen = [names[index] for index in probabilities.argmax(-1)]
+    return {column: chosen, "probability": [f"{value:.4f}" for value in probabilities.max(-1)]}
+
+
+def _scores(
+    run: TrainedRun, outputs: np.ndarray, labels: np.ndarray | None, scale: float = 1.0
+) -> dict[str, str]:
+    if labels is None:
+        return {}
+    objective = run.task.objective
+    _, scores = objective.losses_and_scores(jnp.asarray(outputs), jnp.asarray(labels))
+    score = float(jnp.mean(scores))
+    if not objective.normalized:
+        return {objective.metric: objective.format_metric(score)}
+    found = {"RMSE": f"{scale * score**0.5:.4g}"}
+    if np.var(labels):
+        found["MSE / Var y"] = f"{score / float(np.var(labels)):.3g}"
+    return found
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """A CSV file with a line per row."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(predictions.columns)
+    writer.writerows(zip(*predictions.columns.values(), strict=True))
+    run_folder.write_text(path, text.getvalue())
+
+
+def describe_results(run: TrainedRun, results: dict[str, float]) -> str:
+    """The results as the run's table has them, and below as summary.json has them."""
+    columns = run.task.objective.columns.items()
+    told = [f"{label}: {write(results[key])}" for label, (key, write) in columns if key in results]
+    return "\n".join([*told, *(f"{key} = {value}" for key, value in results.items())])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Scores, or predicts; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a finished run")
+    parser.add_argument("--data", metavar="FILE", type=Path, help="CSV or NPZ")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="of the predictions")
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
+        if options.data is None:
+            if options.out is not None:
+                raise ValueError("--out: expected --data too")
+            run = load_run(options.run)
+            print(describe_results(run, score_test(run)))
+            return 0
+        if not options.data.is_file():
+            raise DataError(f"no file {options.data.absolute()}")
+        out = options.out or options.run / run_folder.PREDICTIONS
+        if out.exists() and out.samefile(options.data):
+            raise ValueError(f"--out {out}: expected another file than --data")
+        if not out.parent.is_dir():
+            raise ValueError(f"--out {out}: there is no folder {out.parent}")
+        predictions = predict_file(load_run(options.run), options.data)
+        write_predictions(out, predictions)
+        for label, value in predictions.scores.items():
+            print(f"{label}: {value}")
+        print(f"{len(predictions.columns['row'])} predictions in {out}")
+        return 0
+
+    return exit_status(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

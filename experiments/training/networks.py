@@ -1,0 +1,258 @@
+"""The network of every method, the switch between the phases, choices as data.
+
+Outside of training a fixed layer is the library's MixedActivation, its table static. Compiled
+programs take the choices as data instead, so that all seeds and controls share one compilation;
+the values are the same to the bit, because the library evaluates every table with the same code.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from experiments.config import Config, check_method
+from experiments.data.task import Task
+from experiments.run_folder import TaskRecord
+from experiments.training.keys import INIT, SWITCH, make_key
+from experiments.training.own_network import build_own_network, call, require_trainable
+from smartmixed_jax import (
+    MLP,
+    Coefficients,
+    ConvNet,
+    FunctionTable,
+    MixedActivation,
+    ResNet,
+    SelectiveActivation,
+    Transformer,
+    coefficients,
+    fix_choices,
+)
+from smartmixed_jax.models import ActivationFactory, uniform
+from smartmixed_jax.types import Activation
+
+
+@dataclasses.dataclass(frozen=True)
+class Clamped:
+    """function clipped to [−limit, limit]: the clamp of the published code."""
+
+    function: Activation
+    limit: float
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.clip(self.function(x), -self.limit, self.limit)
+
+    @property
+    def coefficients(self) -> Coefficients | None:
+        """For the fused form, where clipping the output is clipping the input."""
+        formula = coefficients(self.function)
+        # Only monotone functions that are linear wherever |f| > 2 have `slope`, so that clipping x
+        # clips f.
+        if formula is None or formula.slope is None or formula.n_x < 0 or self.limit < 2:
+            return None
+        high, low = formula.high, formula.low
+        if formula.p_x:
+            high = min(high, self.limit / formula.p_x)
+        if formula.n_x:
+            low = max(low, -self.limit / formula.n_x)
+        return formula._replace(high=high, low=low, slope=None)
+
+
+Network = Any
+"""An nnx.Module, called on x [B, ...] with rngs."""
+
+
+def build_model(config: Config, task: Task | TaskRecord, phase_index: int = 0) -> Network:
+    """The network of a method, freshly initialised for a phase; equal seeds give equal weights."""
+    if config.has_own_network:
+        layer = {} if _is_uniform(config) else _layer_options(config)
+        function = _uniform_function(config) if _is_uniform(config) else None
+        return build_own_network(config, task, phase_index, function, **layer)
+    rngs = nnx.Rngs(params=make_key(config.seed, phase_index, INIT))
+    activation, dtype = _activation(config), jnp.dtype(config.dtype)
+    shape, out_features = task.shape, task.out_features
+    if config.network == "transformer":
+        return Transformer(out_features, *shape, activation=activation, dtype=dtype, rngs=rngs)
+    if config.network == "conv":
+        size = (shape[0], shape[1], shape[2])
+        return ConvNet(size, out_features, activation=activation, dtype=dtype, rngs=rngs)
+    if config.network == "resnet20":
+        channels = shape[-1]
+        return ResNet(
+            out_features, in_features=channels, activation=activation, dtype=dtype, rngs=rngs
+        )
+    linear = _torch_linear if config.initialization == "torch" else _normal_linear
+    model = MLP(
+        math.prod(shape),
+        config.widths,
+        out_features,
+        activation=activation,
+        linear=functools.partial(linear, dtype=dtype),
+        rngs=rngs,
+    )
+    # The outputs are differences of large sums: a loss of bfloat16 outputs would be 8 bits wide.
+    model.layers[-1].dtype = jnp.dtype("float32")
+    return model
+
+
+def require_fit(config: Config, task: Task) -> None:
+    """Raises ValueError for a network that cannot take the inputs of the task.
+
+    And for a pool or network of the user's that cannot be had, or does not fit the method.
+    """
+    check_method(config)
+    if config.has_own_network:
+        pool = None if _is_uniform(config) else _layer_options(config)["pool"]
+        run = functools.partial(apply, config, task.scale)
+        require_trainable(build_model(config, task), config, pool, run, task)
+        return
+    fitting = ["mlp"]
+    if task.takes_tokens:
+        fitting = ["transformer"]
+    elif task.has_images:
+        fitting = ["mlp", "conv", "resnet20"]
+    if config.network not in fitting:
+        raise ValueError(
+            f"network = {config.network!r}: expected {' or '.join(fitting)} for {task.name}"
+        )
+
+
+def apply(
+    config: Config, scale: float | None, model: Any, inputs: jax.Array, key: jax.Array
+) -> jax.Array:
+    """Raw inputs of a `Split` → outputs [B, ..., out_features]; the key draws the choices.
+
+    Args:
+        scale: of the task.
+    """
+    inputs = inputs.astype(jnp.int32) if scale is None else inputs.astype(jnp.float32) / scale
+    if config.has_own_network:
+        return call(model, inputs, key)
+    if config.network == "mlp":
+        inputs = inputs.reshape(len(inputs), -1)
+    return model(inputs, rngs=nnx.Rngs(selection=key))
+
+
+def _activation(config: Config) -> ActivationFactory:
+    if _is_uniform(config):
+        return uniform(_uniform_function(config))
+    return functools.partial(SelectiveActivation, **_layer_options(config))
+
+
+def _layer_options(config: Config) -> dict[str, Any]:
+    """Keywords of the selective layers."""
+    pool = config.activation_pool
+    if config.clamp:
+        pool = pool.map(lambda name, function: Clamped(function, config.clamp))
+    dtype = jnp.dtype(config.dtype)
+    return {"pool": pool, "temperature": config.temperature, "dtype": dtype}
+
+
+def _is_uniform(config: Config) -> bool:
+    return config.method.startswith("uniform:")
+
+
+def _uniform_index(config: Config) -> int:
+    return config.activation_pool.index(config.method.removeprefix("uniform:"))
+
+
+def _uniform_function(config: Config) -> Activation:
+    return config.activation_pool.functions[_uniform_index(config)]
+
+
+def _normal_linear(din: int, dout: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
+    init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal")
+    return nnx.Linear(din, dout, kernel_init=init, dtype=dtype, rngs=rngs)
+
+
+def _torch_linear(din: int, dout: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
+    """PyTorch's default: kernel and bias from U(−1/√din, 1/√din)."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        bound = 1 / math.sqrt(din)
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return nnx.Linear(din, dout, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs)
+
+
+# The switch
+
+
+def switch(model: Network, config: Config, task: Task) -> Network:
+    """Phase 1's model → phase 2's: the choices fixed, the weights carried or reinitialized."""
+    fixed = fix_choices(model)
+    rng = np.random.default_rng([config.seed, SWITCH])
+    for layer in fixed_layers(fixed).values():
+        # The unclamped pool: the published code clamps in phase 1 only.
+        choices = _control(config.control, np.asarray(layer.table.choices), config, rng)
+        layer.table = FunctionTable(config.activation_pool, choices)
+    if not config.carry_weights:
+        tables = [layer.table.choices for layer in fixed_layers(fixed).values()]
+        return mixed_model(config, task, tables, phase_index=1)
+    return fixed
+
+
+def fixed_layers(model: Network) -> dict[str, MixedActivation]:
+    """The fixed layers by their paths, in the order in which a checkpoint keeps their choices."""
+    return {
+        ".".join(map(str, path)): layer
+        for path, layer in nnx.iter_modules(model)
+        if isinstance(layer, MixedActivation)
+    }
+
+
+def _control(
+    kind: str, choices: np.ndarray, config: Config, rng: np.random.Generator
+) -> np.ndarray:
+    """The learned choices [N] of a layer, or what a control puts in their place."""
+    if kind == "shuffled":
+        return rng.permutation(choices)
+    if kind == "random":
+        return rng.integers(len(config.activation_pool), size=choices.shape)
+    if kind == "majority":
+        return np.full_like(choices, np.argmax(np.bincount(choices)))
+    return choices
+
+
+def mixed_model(
+    config: Config,
+    task: Task | TaskRecord,
+    choices: Sequence[Sequence[int]],
+    phase_index: int = 0,
+) -> Network:
+    """A network with given choices per layer, its weights freshly initialised for a phase."""
+    selective = dataclasses.replace(config, method="two_phase", clamp=0.0)
+    model = fix_choices(build_model(selective, task, phase_index))
+    for layer, of_layer in zip(fixed_layers(model).values(), choices, strict=True):
+        layer.table = FunctionTable(config.activation_pool, of_layer)
+    return model
+
+
+def uniform_as_mixed(config: Config, task: Task) -> Network:
+    """The network of `uniform:NAME` as a mixed one whose neurons all have that function.
+
+    Slower than the function itself, but all uniform methods are then one program.
+    """
+    selective = dataclasses.replace(config, method="two_phase", clamp=0.0)
+    layers = fixed_layers(fix_choices(build_model(selective, task)))
+    index = _uniform_index(config)
+    return mixed_model(config, task, [[index] * len(layer.table) for layer in layers.values()])
+
+
+# Choices as data
+
+
+def choices_as_data(model: Any) -> Any:
+    """A model that shares its arrays with the given one, the choices of fixed layers Variables."""
+
+    def replace(path: Any, node: Any) -> Any:
+        if not isinstance(node, MixedActivation):
+            return node
+        return MixedActivation(node.table, axis=node.axis, dtype=node.dtype, static=False)
+
+    return nnx.recursive_map(replace, nnx.clone(model))

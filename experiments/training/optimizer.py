@@ -1,0 +1,64 @@
+"""Learning rate, temperature and the optimiser of a phase."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.config import Config, epochs_before, total_epochs
+from experiments.training.program import Params, Program
+
+
+def learning_rate(program: Program, step: jax.Array | int) -> jax.Array:
+    """The weights' learning rate at a step of the phase."""
+    config = program.config
+    before = epochs_before(config, program.phase_index) * program.steps
+    if config.schedule == "constant":
+        rate = jnp.float32(config.learning_rate)
+    else:
+        epochs, offset = program.spec.epochs, 0
+        if config.schedule == "cosine":
+            epochs, offset = total_epochs(config), before
+        cosine = optax.cosine_decay_schedule(config.learning_rate, epochs * program.steps)
+        rate = cosine(step + offset)
+    warmup_steps = round(config.warmup * total_epochs(config) * program.steps)
+    if not warmup_steps:
+        return rate
+    return rate * jnp.minimum((before + step + 1) / warmup_steps, 1.0)
+
+
+def temperature(program: Program, step: jax.Array | int) -> jax.Array:
+    """τ at a step of phase 1: linear from `temperature` to `final_temperature`."""
+    config = program.config
+    last = max(program.spec.epochs * program.steps - 1, 1)
+    fraction = jnp.minimum(step / last, 1.0)
+    return config.temperature + fraction * (config.final_temperature - config.temperature)
+
+
+def optimizer(program: Program) -> optax.GradientTransformation:
+    """Weights and logits as two groups behind one clip over everything."""
+    config = program.config
+    groups = {
+        "weights": _weights_optimizer(config, functools.partial(learning_rate, program)),
+        "selection": optax.adam(config.logit_learning_rate),
+    }
+    clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
+    return optax.chain(clip, optax.multi_transform(groups, {name: name for name in groups}))
+
+
+def _weights_optimizer(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
+    if config.optimizer == "sgd":
+        rule = optax.sgd(rate, momentum=0.9, nesterov=True)
+        if not config.weight_decay:
+            return rule
+        return optax.chain(optax.add_decayed_weights(config.weight_decay, _kernels), rule)
+    if not config.weight_decay:
+        return optax.adam(rate)
+    return optax.adamw(rate, weight_decay=config.weight_decay, mask=_kernels)
+
+
+def _kernels(params: Params) -> Any:
+    """True for kernels and embeddings, False for biases and the scales of norms."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

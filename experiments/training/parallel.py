@@ -1,0 +1,276 @@
+"""Many runs: which train together, their arrays stacked, and how they go on.
+
+On an accelerator the runs of one program train at once, their arrays stacked to [R, ...]; on a CPU,
+where that is slower, one after another. Each keeps its folder and could go on alone. The steps of a
+run are those of train.py.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments import folder_lock, run_folder
+from experiments.checkpoints import START, Checkpoints
+from experiments.config import Config, phases
+from experiments.data.tasks import Loader, Split
+from experiments.run_folder import RunError, folder_of, is_complete
+from experiments.training import networks
+from experiments.training.outcome import switch_phase, test_phase, write_results
+from experiments.training.program import compile_key
+from experiments.training.progress import Progress
+from experiments.training.state import PhaseState, Run, TrainState
+from experiments.training.train import (
+    Build,
+    LossNotFinite,
+    begin_phase,
+    forget_after,
+    load_fitting_task,
+    record_epoch,
+    restore,
+    run_epochs,
+    train_and_evaluate,
+)
+
+AT_ONCE = 64
+"""At most so many runs train at once on an accelerator."""
+WRITERS = 8
+"""Threads that write the checkpoints of a group."""
+
+Stopped = dict[Path, LossNotFinite]
+"""Why a run stopped, by its folder; its place in the stacked arrays is then ignored."""
+
+
+def train_all(
+    configs: Sequence[Config], *, at_once: int | None = None, show_progress: bool = True
+) -> list[Path | RunError]:
+    """Trains or resumes every run, or finds it complete.
+
+    Args:
+        configs: of the runs, in any order; those of one program train together.
+        at_once: how many of them. Default: 1 on a CPU, `AT_ONCE` elsewhere.
+        show_progress: on the terminal.
+
+    Returns:
+        Per config the run's folder, or why the run stopped: a loss that is not finite stops its
+        run only.
+
+    Raises:
+        ValueError: a config names no task, or does not fit it; nothing is written of its group.
+        DataError: the data cannot be had; the same.
+        RunError: a folder is in use or belongs to another config, or the disk is full.
+    """
+    at_once = at_once or (1 if jax.default_backend() == "cpu" else AT_ONCE)
+    load = Loader()
+    stopped: Stopped = {}
+    for indices in group_by_program(configs, at_once):
+        group = [configs[index] for index in indices]
+        if len(group) > 1:
+            stopped |= _train_group(group, load, show_progress)
+            continue
+        try:
+            train_and_evaluate(group[0], load=load, show_progress=show_progress)
+        except LossNotFinite as error:
+            stopped[folder_of(group[0])] = error
+    folders = map(folder_of, configs)
+    return [stopped.get(folder, folder) for folder in folders]
+
+
+def group_by_program(configs: Sequence[Config], at_once: int) -> list[list[int]]:
+    """Indices of the configs in groups of one program, of about equal size up to `at_once`."""
+    programs: dict[Any, list[int]] = {}
+    for index, config in enumerate(configs):
+        programs.setdefault((compile_key(config), config.data_dir), []).append(index)
+    groups = []
+    for indices in programs.values():
+        size = math.ceil(len(indices) / math.ceil(len(indices) / at_once))
+        groups += [indices[first : first + size] for first in range(0, len(indices), size)]
+    return groups
+
+
+def _train_group(configs: Sequence[Config], load: Loader, show_progress: bool) -> Stopped:
+    """Trains what is not complete of the runs of one program."""
+    stopped: Stopped = {}
+    # Before any folder is made: without data nothing is written.
+    tasks = [
+        None if is_complete(folder_of(config)) else load_fitting_task(config, load)
+        for config in configs
+    ]
+    runs: list[Run] = []
+    with contextlib.ExitStack() as opened:
+        for config, task in zip(configs, tasks, strict=True):
+            folder = folder_of(config)
+            opened.enter_context(folder_lock.opened(folder, config))
+            if task is not None and not is_complete(folder):
+                run_folder.write_task(folder, task.record())
+                checkpoints = opened.enter_context(Checkpoints(folder))
+                runs.append(Run(config, task, folder, checkpoints))
+        for cohort, phase in _resume(runs):
+            cohort_configs = [run.config for run in cohort]
+            objective = cohort[0].task.objective
+            with Progress(cohort_configs, objective, show_progress) as progress:
+                _train_cohort(cohort, phase, progress, stopped)
+    return stopped
+
+
+# Where the runs of a group go on
+
+
+def _resume(runs: Sequence[Run]) -> Iterator[tuple[list[Run], PhaseState]]:
+    """The runs that go on together, each time with their phase, until all had their turn.
+
+    Runs go on together from an epoch whose checkpoint each of them has. So a process killed
+    between two checkpoints of a group loses one interval, and a run that stopped long before the
+    others keeps none of them back.
+    """
+    waiting = list(runs)
+    while waiting:
+        saved = {run: set(run.checkpoints.epochs()) for run in waiting}
+        shared = sorted(set().union(*saved.values()), reverse=True)
+        epochs = max(
+            shared, key=lambda epoch: sum(epoch in epochs for epochs in saved.values()), default=0
+        )
+        cohort = [run for run in waiting if not shared or epochs in saved[run]]
+        phase = _restore_cohort(cohort, epochs)
+        if phase is not None:
+            for run in cohort:
+                forget_after(run, epochs)
+            yield cohort, phase
+            waiting = [run for run in waiting if run not in cohort]
+
+
+def _restore_cohort(runs: Sequence[Run], epochs: int) -> PhaseState | None:
+    """The beginning, or the state after so many epochs; None if a checkpoint is damaged."""
+    build: Build = networks.build_model
+    if len(runs) > 1 and runs[0].config.method.startswith("uniform:"):
+        build = networks.uniform_as_mixed  # all uniform methods are one program
+    started = []
+    for run in runs:
+        if epochs:
+            phase = restore(run, epochs, build)
+            if phase is None:
+                return None
+        else:
+            run.position = START
+            phase = begin_phase(run, build(run.config, run.task))
+        started.append(phase)
+    return _stack_phases(started)
+
+
+# Training together
+
+
+def _train_cohort(
+    cohort: Sequence[Run], phase: PhaseState, progress: Progress, stopped: Stopped
+) -> None:
+    """Trains runs that stand at the same epoch to their end; what they leave is in their folders.
+
+    A loss that is not finite stops its run only, as `stopped` says then.
+    """
+    runs = list(cohort)
+    while runs:
+        phase = _train_phase(runs, phase, progress, stopped)
+        if all(run.folder in stopped for run in runs):
+            return
+        next_runs, next_phases = [], []
+        for run, phase_of_run in zip(runs, _unstack_phase(phase, len(runs)), strict=True):
+            if run.folder in stopped:
+                continue
+            outputs = test_phase(run, phase_of_run)
+            if phase.program.phase_index + 1 == len(phases(run.config)):
+                write_results(run, phase_of_run, outputs)
+            else:
+                next_runs.append(run)
+                next_phases.append(begin_phase(run, switch_phase(run, phase_of_run)))
+        runs = next_runs
+        if runs:
+            phase = _stack_phases(next_phases)
+
+
+def _train_phase(
+    runs: Sequence[Run], phase: PhaseState, progress: Progress, stopped: Stopped
+) -> PhaseState:
+    """Trains to the end of the phase, or until every run has stopped."""
+    epochs = run_epochs(
+        phase,
+        _stack_splits(runs, "train"),
+        _stack_splits(runs, "validation"),
+        seeds=[run.config.seed for run in runs],
+        size=len(runs[0].task.splits["train"].labels),
+        first_epoch=runs[0].position.phase_epoch,
+        checkpoint_seconds=min(run.config.checkpoint_seconds for run in runs),
+    )
+    for epoch in epochs:
+        rows = []
+        for run, metrics in zip(runs, unstack(epoch.metrics, len(runs)), strict=True):
+            if run.folder in stopped:
+                continue
+            try:
+                rows.append(record_epoch(run, phase, metrics, epoch.seconds / len(runs)))
+            except LossNotFinite as error:
+                stopped[run.folder] = error
+        if not rows:
+            break
+        progress.update(rows)
+        if epoch.state is not None:
+            phase = phase._replace(state=epoch.state)
+            _save(runs, epoch.state, stopped)
+    return phase
+
+
+def _save(runs: Sequence[Run], state: TrainState, stopped: Stopped) -> None:
+    """A checkpoint of every run that goes on."""
+
+    def save(pair: tuple[Run, TrainState]) -> None:
+        run, state_of_run = pair
+        if run.folder not in stopped:
+            run.checkpoints.save(run.epochs_done, state_of_run, run.position)
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(pool.map(save, zip(runs, unstack(state, len(runs)), strict=True)))
+
+
+# Stacking
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """The runs' trees as one of [R, ...] leaves; a single tree as it is."""
+    if len(trees) == 1:
+        return trees[0]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def unstack(tree: Any, runs: int) -> list[Any]:
+    """The trees that `stack` took, on the host; a single one as it is."""
+    if runs == 1:
+        return [tree]
+    tree = jax.device_get(tree)
+    leaves, structure = jax.tree.flatten(tree)
+    return [jax.tree.unflatten(structure, [leaf[run] for leaf in leaves]) for run in range(runs)]
+
+
+def _stack_phases(started: Sequence[PhaseState]) -> PhaseState:
+    (program,) = {phase.program for phase in started}
+    return PhaseState(
+        dataclasses.replace(program, runs=len(started)),
+        stack([phase.state for phase in started]),
+        stack([phase.non_trainable for phase in started]),
+    )
+
+
+def _unstack_phase(phase: PhaseState, runs: int) -> list[PhaseState]:
+    program = dataclasses.replace(phase.program, runs=1)
+    parts = zip(unstack(phase.state, runs), unstack(phase.non_trainable, runs), strict=True)
+    return [PhaseState(program, state, non_trainable) for state, non_trainable in parts]
+
+
+def _stack_splits(runs: Sequence[Run], name: str) -> Split:
+    """[R, ...] of data that are drawn with the seed; others are the same for all runs."""
+    splits = [run.task.splits[name] for run in runs]
+    return stack(splits if runs[0].task.seeded else splits[:1])

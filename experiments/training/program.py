@@ -1,0 +1,77 @@
+"""A phase as a program: the static part, which one compilation serves."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from flax import nnx
+
+from experiments.config import Config, PhaseSpec, phases
+from experiments.objective import Objective
+
+Params = dict[str, nnx.State]
+"""`weights` and `selection` (the logits), the two groups of the optimiser, and `statistics`,
+running means that the forward pass updates."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The static part of a phase: equal programs share one compilation.
+
+    Attributes:
+        graphdef: of the model.
+        config: the `compile_key` of the runs' configs.
+        phase_index: into `phases(config)`.
+        steps: per epoch.
+        objective: of the task.
+        scale: of the task; inputs are divided by it, None for tokens.
+        seeded: the data are drawn with the run's seed.
+        runs: R, how many runs train at once. With R > 1 runs, state, draws and metrics are
+            [R, ...]; data are [R, ...] if seeded, and shared by all runs otherwise.
+        has_convolutions: the network has.
+    """
+
+    graphdef: nnx.GraphDef
+    config: Config
+    phase_index: int
+    steps: int
+    objective: Objective
+    scale: float | None = 1.0
+    seeded: bool = False
+    runs: int = 1
+    has_convolutions: bool = False
+
+    @property
+    def spec(self) -> PhaseSpec:
+        return phases(self.config)[self.phase_index]
+
+    def model(
+        self, params: Params, non_trainable: nnx.State, temperature: jax.Array | None = None
+    ) -> Any:
+        """The network, the temperature of its selective layers set."""
+        # Copies, because batch statistics are updated under differentiation.
+        parts = (params["selection"], params["weights"], params["statistics"], non_trainable)
+        model = nnx.merge(self.graphdef, *parts, copy=True)
+        if temperature is None:
+            return model
+        return nnx.view(model, temperature=temperature, raise_if_not_found=False)
+
+
+def compile_key(config: Config) -> Config:
+    """The config with every field reset that does not change the computation of a phase.
+
+    Runs with equal keys, and the same data directory, can train as one program.
+    """
+    config = dataclasses.replace(
+        config,
+        preset="recommended",
+        seed=0,
+        data_dir=None,
+        run_dir=None,
+        checkpoint_seconds=0.0,
+        control="learned",
+        carry_weights=True,
+    )
+    if config.method.startswith("uniform:"):
+        return dataclasses.replace(config, method="uniform:" + config.activation_pool.names[0])
+    return config

@@ -1,0 +1,515 @@
+"""What users bring: tasks, functions, arrays, networks and pools of their own, and config files."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import data, figures, run_folder
+from experiments.config import Config, to_json
+from experiments.data import DataError
+from experiments.data.tasks import find_kind, load_task
+from experiments.pools import find_pool
+from experiments.presets import default_config
+from experiments.run import parse
+from experiments.run_folder import read_finished
+from experiments.training.networks import build_model, require_fit
+from experiments.training.parallel import train_all
+from experiments.training.train import train_and_evaluate
+from smartmixed_jax import PAPER_POOL
+
+MODULE = '''
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from experiments.data import Split, Task
+from experiments.objective import CLASSIFICATION, REGRESSION
+from flax import nnx
+from smartmixed_jax import ActivationPool, SelectiveActivation
+
+
+def absolute(outputs, labels):
+    return jnp.abs(outputs - labels)[:, 0]
+
+
+MAE = dataclasses.replace(
+    REGRESSION, name="mae", loss=absolute, score=absolute, metric="MAE", normalized=False,
+    result="test_score", unit="m", columns={"test MAE": ("test_score", "{:.3f} m".format)},
+)
+POOL = ActivationPool({"relu": jax.nn.relu, "sin": jnp.sin})
+NUMBER = 3
+
+
+def splits(seed=0, shape=(6, 2)):
+    x = np.random.default_rng(seed).normal(size=(100, *shape)).astype(np.float32)
+    y = np.sin(x.reshape(100, -1).sum(1))[:, None]
+    ends = {"train": (0, 60), "validation": (60, 80), "test": (80, 100)}
+    return {part: Split(x[slice(*pair)], y[slice(*pair)]) for part, pair in ends.items()}
+
+
+def waves(seed):
+    return Task("waves", splits(seed), MAE, 1)
+
+
+def fixed():
+    return Task("fixed", splits(), REGRESSION, 1)
+
+
+class Net(nnx.Module):
+    """Selective layers in a dictionary and as an attribute, dropout, model(x)."""
+
+    def __init__(self, input_shape, out_features, activation, rngs):
+        self.first = nnx.Linear(int(np.prod(input_shape)), 8, rngs=rngs)
+        self.block = nnx.Dict(act=activation(8, rngs=rngs))
+        self.drop = nnx.Dropout(0.2, rngs=rngs)
+        self.second = nnx.Linear(8, 7, rngs=rngs)
+        self.act = activation(7, rngs=rngs)
+        self.last = nnx.Linear(7, out_features, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.drop(self.block["act"](self.first(x.reshape(len(x), -1))))
+        return self.last(self.act(self.second(x)))
+
+
+class WithRngs(Net):
+    def __call__(self, x, *, rngs=None):
+        x = self.block["act"](self.first(x.reshape(len(x), -1)), rngs=rngs)
+        return self.last(self.act(self.second(self.drop(x, rngs=rngs)), rngs=rngs))
+
+
+def positional(shape, classes, act, streams):
+    return Net(shape, classes, act, streams)
+
+
+def bump(x1):
+    return np.exp(-x1**2)
+
+
+# What is wrong.
+
+def no_task(): return 3
+def failing(): raise RuntimeError("no power")
+def two(a, b): return 3
+def half(): return dataclasses.replace(fixed(), splits={"train": splits()["train"]})
+def nan():
+    parts = splits()
+    return dataclasses.replace(
+        fixed(), splits=parts | {"test": Split(parts["test"].inputs * np.nan, parts["test"].labels)}
+    )
+def ragged():
+    parts = splits()
+    return dataclasses.replace(fixed(), splits=parts | {"test": splits(shape=(5, 2))["test"]})
+def lengths():
+    parts = splits()
+    return dataclasses.replace(
+        fixed(), splits=parts | {"test": (parts["test"].inputs[:3], parts["test"].labels)}
+    )
+def classes():
+    return dataclasses.replace(fixed(), objective=CLASSIFICATION)
+def hidden_objective():
+    return dataclasses.replace(fixed(), objective=dataclasses.replace(MAE, metric="other"))
+
+def scalar(x1): return 1.0
+def text(x1): return np.array(["a"] * len(x1))
+def root(x1, x2): return np.sqrt(x1) + x2
+def by_math(x1):
+    import math
+    return math.sin(x1)
+def star(*x): return x[0]
+
+def number(input_shape, out_features, activation, rngs): return 3
+def breaks(input_shape, out_features, activation, rngs): raise RuntimeError("too deep")
+def plain(input_shape, out_features, activation, rngs):
+    return Net(input_shape, out_features, lambda n, rngs: jnp.tanh, rngs)
+def own_layers(input_shape, out_features, activation, rngs):
+    return Net(input_shape, out_features, lambda n, rngs: SelectiveActivation(n, rngs=rngs), rngs)
+def wide(input_shape, out_features, activation, rngs):
+    return Net(input_shape, out_features + 1, activation, rngs)
+def narrow(input_shape, out_features, activation, rngs):
+    return Net((3,), out_features, activation, rngs)
+'''
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working directory with the module `things`."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "things.py").write_text(MODULE)
+    (folder / "broken.py").write_text("import nothing_of_that_name\n")
+    (folder / "faulty.py").write_text("1 / 0\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", [*sys.path])
+        yield folder
+    for name in ("things", "broken", "faulty"):
+        sys.modules.pop(name, None)
+
+
+SMALL = dict(selective_epochs=2, mixed_epochs=2, steps_per_epoch=4, batch_size=16)
+
+
+def small(task: str, **changes) -> Config:
+    return dataclasses.replace(default_config(task=task), **(SMALL | {"hidden": (8,)} | changes))
+
+
+def own(**changes) -> Config:
+    options = {"network": "things:Net", "pool": "things:POOL", "hidden": (), "task": "things:waves"}
+    return small(checkpoint_seconds=0.0, **(options | changes))
+
+
+# Runs
+
+
+def rows_of(folder: Path) -> list[dict]:
+    rows = run_folder.read_metrics(folder)
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(folder) -> Config:
+    """Task, objective, network and pool of the user's, in one run."""
+    config = own(run_dir=str(folder / "whole"))
+    train_and_evaluate(config, show_progress=False)
+    return config
+
+
+def test_a_run_of_what_is_the_users_leaves_everything(whole):
+    folder = Path(whole.run_dir)
+    config, task, summary = read_finished(folder)
+    assert config == whole
+    assert task.objective.name == "things:MAE"
+    assert task == load_task(whole).record()
+    switch = summary["switch"]
+    assert switch["argmax"] == switch["fixed"] == switch["start"]
+    layers = run_folder.read_choices(folder)
+    assert {path: len(layer.choices) for path, layer in layers.items()} == {
+        "act": 7,
+        "block.act": 8,
+    }
+    assert all(set(row["layers"]) == set(layers) for row in rows_of(folder))
+    assert {"shares.png", "choice_map.png"} <= {p.name for p in figures.draw_figures(folder)}
+
+
+def test_it_resumes_to_the_bit_from_every_epoch(whole, folder, monkeypatch):
+    config = dataclasses.replace(whole, run_dir=str(folder / "broken"))
+    append, stops = run_folder.append_metrics, [1, 2, 3, 4]
+
+    def interrupt(place, row):
+        append(place, row)
+        if row["epoch"] == stops[0]:
+            stops.pop(0)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_folder, "append_metrics", interrupt)
+    while stops:
+        with pytest.raises(KeyboardInterrupt):
+            train_and_evaluate(config, show_progress=False)
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    train_and_evaluate(config, show_progress=False)
+    assert rows_of(folder / "broken") == rows_of(folder / "whole")
+
+
+def test_every_step_has_noise_of_its_own(folder):
+    """Dropout and choices of streams that the model keeps."""
+    from experiments.training.own_network import call
+
+    model, x = build_model(own(), load_task(own())), np.ones((3, 6, 2), np.float32)
+    keys = jax.random.split(jax.random.key(0), 3)
+    outputs = [np.asarray(call(model, x, key)) for key in (*keys, keys[0])]
+    np.testing.assert_array_equal(outputs[0], outputs[3])
+    assert len({output.tobytes() for output in outputs}) == 3
+
+
+def test_the_methods_of_a_seed_start_from_equal_weights(folder):
+    config = own()
+    models = [
+        build_model(dataclasses.replace(config, method=method), load_task(config))
+        for method in ("two_phase", "uniform:sin")
+    ]
+    for layer in ("first", "second", "last"):
+        kernels = [getattr(model, layer).kernel[...] for model in models]
+        np.testing.assert_array_equal(*kernels)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_methods_and_controls_train_alone_and_together(folder, at_once):
+    configs = [
+        own(network="things:WithRngs", run_dir=str(folder / f"{at_once}-{name}-{seed}"), seed=seed)
+        for name in ("shuffled", "uniform")
+        for seed in (0, 1)
+    ]
+    configs = [
+        dataclasses.replace(config, control="shuffled")
+        if "shuffled" in config.run_dir
+        else dataclasses.replace(config, method="uniform:sin")
+        for config in configs
+    ]
+    folders = train_all(configs, at_once=at_once, show_progress=False)
+    losses = [read_finished(place).summary["phases"][-1]["test_loss"] for place in folders]
+    assert np.isfinite(losses).all()
+    assert len(set(losses)) == 4
+    if at_once == 2:
+        alone = [
+            read_finished(Path(str(place).replace("/2-", "/1-"))).summary["phases"][-1]["test_loss"]
+            for place in folders
+        ]
+        np.testing.assert_allclose(losses, alone, rtol=1e-4)
+
+
+def test_a_function_of_the_users_is_fitted_on_its_range(folder):
+    config = small("function:things:bump", range=(0.0, 6.0), run_dir=str(folder / "bump"))
+    place = train_and_evaluate(config, show_progress=False)
+    task = load_task(config)
+    for part, (low, high) in {"train": (0, 6), "outside": (-1.5, 7.5)}.items():
+        inputs = np.asarray(task.splits[part].inputs)
+        assert low <= inputs.min() <= low + 0.1
+        assert high - 0.1 <= inputs.max() <= high
+    fit = np.load(place / "fit.npz")
+    np.testing.assert_allclose(fit["line_true"][0], np.exp(-(fit["line_x"] ** 2)), atol=1e-6)
+    assert (fit["center"], fit["inside"]) == (3, 3)
+    assert "plane_x" not in fit
+    assert any(path.name == "fit.png" for path in figures.draw_figures(place))
+
+
+def test_a_function_that_ends_at_its_range_is_not_tested_outside(folder):
+    task = load_task(small("function:things:root", range=(0.0, 2.0)))
+    assert "outside" not in task.splits
+    fit = task.tabulate_fit(lambda points: points[:, 0])
+    assert (fit["line_x"].min(), fit["line_x"].max()) == (0, 2)
+    assert all(np.isfinite(array).all() for array in fit.values())
+
+
+# Arrays
+
+
+def images(shape=(5, 4), labels=3, dtype=np.uint8) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", 60), ("test", 20)):
+        arrays[f"y_{part}"] = np.arange(count) % labels
+        x = rng.uniform(0, 250, (count, *shape)) + 5.0 * arrays[f"y_{part}"][:, None, None]
+        arrays[f"x_{part}"] = x.astype(dtype)
+    return arrays
+
+
+def load_arrays(path: Path, arrays: dict, **changes):
+    np.savez(path, **arrays)
+    return load_task(small(f"arrays:{path}", **changes))
+
+
+def test_arrays_of_any_size_and_name_are_images(tmp_path):
+    arrays = images()
+    task = load_arrays(tmp_path / "a.npz", arrays)
+    assert (task.shape, task.out_features, task.scale) == ((5, 4, 1), 3, 255.0)
+    assert [len(task.splits[part].labels) for part in task.splits] == [54, 6, 20]
+    ours = {
+        "train_inputs": arrays["x_train"][..., None],
+        "train_labels": arrays["y_train"][:, None],
+        "test_inputs": arrays["x_test"][..., None],
+        "test_labels": arrays["y_test"][:, None],
+    }
+    other = load_arrays(tmp_path / "b.npz", ours)
+    np.testing.assert_array_equal(task.splits["train"].inputs, other.splits["train"].inputs)
+    np.testing.assert_array_equal(task.splits["test"].labels, arrays["y_test"])
+
+
+def test_labels_may_be_text_or_any_integers_and_images_floats(tmp_path):
+    arrays = images(dtype=np.float64)
+    names = np.array(["cat", "dog", "eel"])
+    for part in ("y_train", "y_test"):
+        arrays[part] = names[arrays[part]]
+    task = load_arrays(tmp_path / "a.npz", arrays)
+    assert task.class_names == ("cat", "dog", "eel")
+    assert task.scale == pytest.approx(arrays["x_train"].max())
+    assert np.abs(task.splits["train"].inputs / task.scale).max() <= 1
+    arrays = images()
+    arrays |= {"y_train": arrays["y_train"] * 7, "y_test": arrays["y_test"] * 7}
+    assert load_arrays(tmp_path / "b.npz", arrays).class_names == ("0", "7", "14")
+    signed = {name: x / 127.5 - 1 if "x" in name else x for name, x in images().items()}
+    assert load_arrays(tmp_path / "c.npz", signed).scale == 1.0
+    named = load_arrays(tmp_path / "d.npz", images() | {"class_names": np.array(list("abcd"))})
+    assert named.class_names == tuple("abcd")
+
+
+def test_arrays_train(tmp_path):
+    np.savez(tmp_path / "a.npz", **images())
+    config = small(f"arrays:{tmp_path}/a.npz", run_dir=str(tmp_path / "run"))
+    summary = read_finished(train_and_evaluate(config, show_progress=False)).summary
+    assert np.sum(summary["confusion"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x_test": None}, "expected the arrays train_inputs, .*found .*x_train"),
+        ({"x_train": np.zeros((60, 5))}, r"training images are float64 \[60, 5\], expected"),
+        ({"x_test": np.zeros((20, 4, 4))}, r"training images are \[5, 4, 1\], test images \[4,"),
+        ({"y_train": np.eye(3)[images()["y_train"]]}, r"labels are float64 \[60, 3\], expected"),
+        ({"y_test": np.full(20, 9)}, "a test image has the label 9, expected one of the 3 of"),
+        ({"x_test": np.full((20, 5, 4), np.nan)}, "test image 0 holds nan or inf"),
+        ({"y_train": np.zeros(60, int), "y_test": np.zeros(20, int)}, "1 class"),
+        ({"y_train": np.array([0, 1, 2, *[0] * 57])}, "the class 1 has 1 training image"),
+        ({"class_names": np.array(["a", "b"])}, "the label 2, expected one of the 2 of class_n"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_one_line(tmp_path, change, message):
+    arrays = {n: array for n, array in (images() | change).items() if array is not None}
+    with pytest.raises(DataError, match=message):
+        load_arrays(tmp_path / "a.npz", arrays)
+
+
+def test_the_file_of_keras_is_a_set_of_ours(tmp_path):
+    arrays = images((28, 28), 10)
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    found = data.load("mnist", tmp_path)
+    np.testing.assert_array_equal(found.train_inputs[..., 0], arrays["x_train"])
+    np.testing.assert_array_equal(found.test_labels, arrays["y_test"])
+    labels = {name: a[:, None] if name[0] == "y" else a for name, a in arrays.items()}
+    np.savez(tmp_path / "mnist.npz", **labels)
+    np.testing.assert_array_equal(data.load("mnist", tmp_path).test_labels, arrays["y_test"])
+
+
+def test_a_file_of_another_layout_is_not_called_damaged(tmp_path):
+    np.savez(tmp_path / "mnist.npz", images=np.zeros(3), labels=np.zeros(3))
+    with pytest.raises(DataError, match=r"expected the arrays .*x_train.*; found images, labels"):
+        data.load("mnist", tmp_path)
+    with pytest.raises(DataError) as caught:
+        data.load("mnist", tmp_path)
+    assert "delete" not in str(caught.value)
+
+
+# Pools
+
+
+def test_a_pool_may_be_a_list_of_functions():
+    assert find_pool("tanh, relu").names == ("tanh", "relu")
+    assert find_pool("sin,relu") is find_pool("sin,relu")
+    assert find_pool(",".join(PAPER_POOL.names)) == PAPER_POOL
+    config = dataclasses.replace(default_config(), pool="tanh,sin", method="uniform:sin")
+    assert config.activation_pool.names == ("tanh", "sin")
+
+
+def test_a_run_folder_is_read_where_the_module_is_not(tmp_path):
+    config = dataclasses.replace(default_config(), pool="nowhere:POOL", method="uniform:swish")
+    (tmp_path / "config.json").write_text(to_json(config))
+    assert run_folder._parse_config(tmp_path / "config.json") == config
+
+
+# Config files
+
+
+def test_a_config_file_gives_the_defaults(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"task": "function:ratio", "hidden": [8, 8], "range": [0, 1]}))
+    config = parse(["--config", str(path), "--seed", "3"])
+    expected = default_config(task="function:ratio")
+    assert config == dataclasses.replace(expected, hidden=(8, 8), range=(0, 1), seed=3)
+    assert parse([f"--config={path}", "--hidden", "4"]).hidden == (4,)
+    assert parse(["--config", str(path), "--task", "digits", "--range", "-2", "2"]).task == "digits"
+    path.write_text(to_json(default_config("published", "mnist")))
+    assert parse(["--config", str(path)]) == default_config("published", "mnist")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"hiden": [8]}', "unknown field 'hiden': is hidden meant?"),
+        ('{"seed": "1"}', "seed = '1': expected int"),
+        ('{"seed": true}', "seed = True: expected int"),
+        ('{"hidden": 8}', "hidden = 8: expected tuple"),
+        ('{"hidden": [8.5]}', "hidden = .*: expected tuple"),
+        ('{"range": [1]}', r"range = \[1\]: expected tuple"),
+        ('{"optimizer": "rmsprop"}', "optimizer = 'rmsprop': expected one of 'adam', 'sgd'"),
+        ('{"batch_size": 0}', "batch_size = 0: expected at least 1"),
+        ("[1]", "expected an object"),
+        ("{", "Expecting property name"),
+    ],
+)
+def test_a_config_file_that_does_not_fit_is_one_line(tmp_path, text, message):
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"c\.json: {message}") as caught:
+        parse(["--config", str(tmp_path / "c.json")])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"missing\.json: .*No such file"):
+        parse(["--config", "missing.json"])
+
+
+# What is refused, before anything is written
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"task": "nowhere:make"},
+            "no module nowhere in .*; the other tasks are mnist, .*table:FILE",
+        ),
+        ({"task": "things:"}, "task = 'things:': expected one of mnist, .*MODULE:NAME"),
+        ({"task": "things.py:waves"}, "expected MODULE:NAME, such as my_module:build"),
+        ({"task": "things:wafes"}, "things has no wafes; it has .*waves"),
+        ({"task": "broken:make"}, "broken fails to import .*nothing_of_that_name"),
+        ({"task": "faulty:make"}, r"faulty fails to import \(ZeroDivisionError: division by zero"),
+        ({"task": "things:NUMBER"}, "is a int, expected a function"),
+        ({"task": "things:two"}, "takes a, b, expected nothing, or seed"),
+        ({"task": "things:failing"}, r"fails \(RuntimeError: no power\)"),
+        ({"task": "things:no_task"}, "the function returns int, expected a Task"),
+        ({"task": "things:half"}, r"splits are \['train'\], expected train, validation and test"),
+        ({"task": "things:nan"}, "inputs of test hold nan or inf"),
+        ({"task": "things:ragged"}, "inputs of the splits differ"),
+        ({"task": "things:lengths"}, r"test has inputs \[3, 6, 2\] and labels \[20, 1\]"),
+        ({"task": "things:classes"}, "labels are float32 in .*, expected classes 0 to 0"),
+        ({"task": "things:hidden_objective"}, "the objective 'mae' is made inside the function"),
+        ({"task": "function:things:scalar"}, r"returns float64 \[\] for 1 arrays"),
+        ({"task": "function:things:text"}, r"returns <U1 \[4000\] for 1 arrays"),
+        ({"task": "function:things:root"}, "is nan at x1 = -.*, x2 = .*on the range -2 to 2"),
+        ({"task": "function:things:by_math"}, "fails on arrays .*np.sin, not math.sin"),
+        ({"task": "function:things:star"}, r"takes \(\*x\), expected one argument for each"),
+        ({"task": "function:things:NUMBER"}, "is 3, expected a function"),
+        ({"network": "nowhere:Net"}, "network = 'nowhere:Net': no module nowhere"),
+        ({"network": "things:number"}, "returns int, expected an nnx.Module"),
+        ({"network": "things:breaks"}, r"fails as a function of .*RuntimeError: too deep"),
+        ({"network": "things:two"}, "fails as a function of input_shape, .*TypeError"),
+        ({"network": "things:plain"}, "holds no selective layer"),
+        ({"network": "things:own_layers"}, "the layer act is not as activation"),
+        ({"network": "things:wide"}, r"returns float32 \[2, 2\] for .*, expected floats \[2, 1\]"),
+        ({"network": "things:narrow"}, r"fails on inputs \[2, 6, 2\]"),
+        ({"network": "mlp2"}, "network = 'mlp2': expected one of mlp, .*MODULE:NAME"),
+        ({"pool": "relu,swish"}, "no function 'swish'; known: relu, .*; or a pool: paper"),
+        ({"pool": "relu,relu"}, "expected each function once"),
+        ({"pool": "things:NUMBER"}, "is a int, expected ActivationPool"),
+        ({"pool": "nowhere:POOL"}, "pool = 'nowhere:POOL': no module nowhere"),
+        (
+            {"method": "uniform:tanh"},
+            "method = 'uniform:tanh': expected .*uniform:relu, uniform:si",
+        ),
+        ({"target": "y"}, "target = 'y' has no effect on things:waves"),
+        ({"task": "digits", "range": (0.0, 1.0)}, "range = .* has no effect on digits"),
+        ({"range": (1.0, 1.0)}, "range = .*: expected two finite numbers, the lower first"),
+        ({"test_fraction": 0.0}, r"test_fraction = 0\.0: expected in \(0, 1\)"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_nothing_is_written(folder, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        config = own(**({"run_dir": str(tmp_path / "run")} | changes_of(changes)))
+        find_kind(config.task)
+        train_and_evaluate(config, show_progress=False)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def changes_of(changes: dict) -> dict:
+    if changes.get("task", "").startswith(("function:", "digits")):
+        return {"network": "mlp", "pool": "paper"} | changes
+    return changes
+
+
+def test_a_factory_may_name_its_arguments_otherwise(folder):
+    config = own(network="things:positional")
+    require_fit(config, load_task(config))
