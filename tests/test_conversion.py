@@ -594,9 +594,9 @@ class Inline(Base):
 
     def __call__(self, x):
         """nnx.relu(x) in a docstring, and # nnx.relu(x) in a comment."""
-        silu = self.other
+        swoosh = self.other  # not jax.nn.silu
         gates = nnx.sigmoid(x) * jax.nn.softmax(x) * my_function(x) + jnp.sin(x)
-        x = silu(self.pre(self.other(x)))
+        x = swoosh(self.pre(self.other(x)))
         x = jax.nn.gelu(approximate=False, x=x) * gates  # inline: jax.nn.gelu in Inline
         x = nnx.elu(JITTED(x)) + self.compiled(x)  # inline: JITTED in Inline, nnx.elu in Inline
         outer = lambda x: nnx.selu(x)  # noqa: E731  # inline: nnx.selu in Inline
