@@ -1,5 +1,6 @@
 """Figures show the numbers of the run folder and nothing else changes."""
 
+import itertools
 import json
 import shutil
 import struct
