@@ -67,7 +67,8 @@ def _label_few_places(axis: Axis, low: float, high: float) -> None:
         (1.0,) if decades >= 2 else (1.0, 2.0, 5.0) if decades >= 0.8 else (1.0, 1.5, 2.0, 3.0, 5.0)
     )
     axis.set_major_locator(ticker.LogLocator(subs=places))
-    axis.set_major_formatter(ticker.LogFormatterSciNotation(labelOnlyBase=False))
+    every = (math.inf, math.inf)
+    axis.set_major_formatter(ticker.LogFormatterSciNotation(minor_thresholds=every))
     axis.set_minor_formatter(ticker.NullFormatter())
 
 
