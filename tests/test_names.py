@@ -216,6 +216,7 @@ def test_layers_say_where_they_stand():
     assert names[6:8] == ["stage 1 block 3, after the addition", "stage 2 block 1, inside"]
     assert names[-1] == "stage 3 block 3, after the addition"
     assert len(set(names)) == 19
+    assert list(layer_names("resnet20", paths(5)).values())[-1] == "block 2, after the addition"
     assert layer_names("resnet20", sorted(paths(19))) == layer_names("resnet20", paths(19))
     assert list(layer_names("resnet20", sorted(paths(19)))) == paths(19)
     assert layer_names("my_module:build", ["act1"]) == {"act1": "act1"}
