@@ -146,8 +146,9 @@ def select_activations(
         found = f"the converted {type(model).__name__} does not run with the example inputs"
         reason = f"(layers stacked by nnx.vmap cannot be converted): {error}"
         raise ValueError(f"select_activations: {found} {reason}") from error
-    for line in lines if report is not None else ():
-        report(line)  # type: ignore[misc]
+    if report is not None:
+        for line in lines:
+            report(line)
     return result
 
 
@@ -361,11 +362,7 @@ def _recorded(model: nnx.Module, call: Any, inputs: tuple[Any, ...]) -> list[_Re
     copy = nnx.clone(model)
     recorders = {place: _Recorder(place.function) for place in _places(copy)}
     _put(recorders)
-    try:
-        _run(copy, call, inputs)
-    except Exception as error:
-        error.add_note("select_activations: raised by the model, run with the example inputs")
-        raise
+    _run(copy, call, inputs)
     return list(recorders.values())
 
 
@@ -424,16 +421,12 @@ def _converted(
 
 def _with(place: _Place, pool: ActivationPool) -> tuple[ActivationPool, str]:
     """The pool with a place's function in it, and the name that it has there."""
-    function = place.function
-    slope = getattr(function, "keywords", {}).get("negative_slope")
-    # Below 0 the two differ in the sign of zero.
-    if _is_one_of(function, (jax.nn.leaky_relu,)) and isinstance(slope, float) and slope >= 0:
-        function = leaky_relu(slope)
+    function = _simplified(place.function)
+    known = coefficients(function)
     for name, member in zip(pool.names, pool.functions, strict=True):
-        known = coefficients(member)
-        for alias in _unwrapped(function):
-            if alias is member or (known is not None and known == coefficients(alias)):
-                return pool, name
+        same = known is not None and known == coefficients(_simplified(member))
+        if same or _key(member) == _key(function):
+            return pool, name
     wanted = _name(place.function).replace(",", "")  # pools are named in lists with commas
     wanted = place.path.rpartition(".")[2] if wanted == "<lambda>" else wanted
     names = (wanted, *(f"{wanted}_{i}" for i in range(2, 3 + len(pool))))
@@ -445,21 +438,39 @@ def _with(place: _Place, pool: ActivationPool) -> tuple[ActivationPool, str]:
 _Jitted: Any = type(jax.jit(jnp.sin))
 
 
-def _unwrapped(function: Any, with_arguments: bool = False) -> Iterator[Any]:
-    """The function, and what it is under jax.jit or a functools.partial without arguments."""
-    yield function
-    if isinstance(function, _Jitted):
-        yield from _unwrapped(function.__wrapped__, with_arguments)
-    elif isinstance(function, functools.partial):
-        bare = not (function.args or function.keywords)
-        yield from _unwrapped(function.func, with_arguments) if bare or with_arguments else ()
-
-
 def _is_one_of(function: Any, known: tuple[Any, ...]) -> bool:
     """Whether a function is in `known`, by itself, under jax.jit or in a functools.partial."""
-    classes = tuple(k for k in known if isinstance(k, type))
-    inner = list(_unwrapped(function, with_arguments=True))
-    return any(isinstance(f, classes) or any(f is k for k in known) for f in inner)
+    if any(function is k or (isinstance(k, type) and isinstance(function, k)) for k in known):
+        return True
+    if isinstance(function, _Jitted):
+        return _is_one_of(function.__wrapped__, known)
+    return isinstance(function, functools.partial) and _is_one_of(function.func, known)
+
+
+def _key(function: Any) -> Any:
+    """Equal for functions that jax.jit or a functools.partial without effect tells apart."""
+    if isinstance(function, _Jitted):
+        return _key(function.__wrapped__)
+    if not isinstance(function, functools.partial):
+        return function
+    parameters = inspect.signature(function.func).parameters
+    defaults = {name: repr(parameters[name].default) for name in parameters}
+    given = {name: repr(value) for name, value in function.keywords.items()}
+    changed = sorted(item for item in given.items() if defaults.get(item[0]) != item[1])
+    key = (_key(function.func), *map(repr, function.args), *changed)
+    return key if len(key) > 1 else key[0]
+
+
+def _simplified(function: Any) -> Any:
+    """The function as the fused form knows it, if it does; else as it is."""
+    slope = getattr(function, "keywords", {}).get("negative_slope")
+    # Below 0 the two differ in the sign of zero.
+    if isinstance(slope, float) and slope >= 0 and _key(function.func) == _key(jax.nn.leaky_relu):
+        return leaky_relu(slope)
+    return _EXPORTED.get(_key(function), function)
+
+
+_EXPORTED = {_key(f): f for f in (*HIDDEN_ACTIVATIONS, *_GATES) if not isinstance(f, type)}
 
 
 # What to say

@@ -20,16 +20,14 @@ from experiments.config import Config, check_method
 from experiments.data.task import Task
 from experiments.run_folder import TaskRecord
 from experiments.training.keys import INIT, SWITCH, make_key
+from experiments.training.models import ConvNet, ResNet, Transformer
 from experiments.training.own_network import build_own_network, call, require_trainable
 from smartmixed_jax import (
     MLP,
     Coefficients,
-    ConvNet,
     FunctionTable,
     MixedActivation,
-    ResNet,
     SelectiveActivation,
-    Transformer,
     coefficients,
     fix_choices,
 )
