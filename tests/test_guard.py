@@ -227,10 +227,10 @@ def test_compare_prints_every_run_and_says_whether_all_is_equal(run, capsys):
         for commit, own in (("a", run), ("b", new), ("c", {**new, "metrics": []}))
     )
     assert guard.compare(old, same, limit=20)
-    assert "digits: equal\nconv: equal (1 allowed)\nequal" in capsys.readouterr().out
+    assert "digits: equal\nconv: equal (1 allowed: in one only)\nequal" in capsys.readouterr().out
     assert not guard.compare(old, other, limit=1)
     printed = capsys.readouterr().out
-    assert "digits: equal\nconv: 5 DIFFER (1 allowed)\n" in printed
+    assert "digits: equal\nconv: 5 DIFFER (1 allowed: in one only)\n" in printed
     assert "... and 4 more" in printed
     assert not guard.compare(old, {**old, "runs": {"digits": run}}, limit=20)
     assert not guard.compare({**old, "runs": {"digits": run}}, old, limit=20)
