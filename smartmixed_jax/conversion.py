@@ -63,10 +63,11 @@ def select_activations(
     widths.
 
     By default the converted model starts from the given one, trained or not: every neuron favours
-    the function that stood there, so the deterministic outputs (`model.eval()`) are the same. They
-    differ by rounding: in float32 by 1e-6 · max(1, |y|) at most in each layer, and not at all if
-    the pool is in the general form and both models are compiled, but for exact gelu and squareplus,
-    whose last bit depends on what XLA compiles beside them.
+    the function that stood there, so the deterministic outputs (`model.eval()`) are the same up to
+    rounding: in float32 each layer is within 1e-6 · max(1, |y|). With `pool.with_form("general")`
+    each layer computes the very function, and compiled models agree bit for bit, unless XLA
+    contracts a product and a sum in one of them and not in the other, as it does on a CPU for exact
+    gelu, squareplus and the update of a GRU.
 
     Args:
         model: the model.
@@ -114,12 +115,8 @@ def select_activations(
         >>> jnp.allclose(selective(jnp.ones((1, 4))), model(jnp.ones((1, 4))))
         Array(True, dtype=bool)
     """
-    if not isinstance(model, nnx.Module):
-        raise TypeError(f"select_activations: model must be an nnx.Module, got {shown(model)}")
-    known, named = tuple(functions), {"where": where, "call": call, "report": report}
-    for name, value in (*named.items(), *(("functions", function) for function in known)):
-        if value is not None and not callable(value):
-            raise TypeError(f"select_activations: {name}: expected functions, got {shown(value)}")
+    known = tuple(functions) if isinstance(functions, Iterable) else (functions,)
+    _check_arguments(model, known, where=where, call=call, report=report)
     call = call or (lambda model, *inputs: model(*inputs))
     options.update(rngs=rngs, keep_rngs=keep_rngs)
     recorders = _recorded(model, call, inputs)
@@ -362,7 +359,11 @@ def _recorded(model: nnx.Module, call: Any, inputs: tuple[Any, ...]) -> list[_Re
     copy = nnx.clone(model)
     recorders = {place: _Recorder(place.function) for place in _places(copy)}
     _put(recorders)
-    _run(copy, call, inputs)
+    try:
+        _run(copy, call, inputs)
+    except Exception as error:
+        error.add_note("select_activations: raised by the model, run with the example inputs")
+        raise
     return list(recorders.values())
 
 
@@ -411,9 +412,7 @@ def _converted(
             text += "" if pool is wanted else f"; {name} joined the pool"
         layers = {width: SelectiveActivation(width, pool, **options) for width in widths}
         # Refuses what is not elementwise, and what the pool's form does not take.
-        jax.eval_shape(
-            lambda x: apply_choices(x, (0,), pool), jax.ShapeDtypeStruct((1,), "float32")
-        )
+        jax.eval_shape(lambda x: apply_choices(x, (0,), pool), jax.ShapeDtypeStruct((1,), "f4"))
     except (TypeError, ValueError, AttributeError) as error:
         raise type(error)(f"{where}: {error}") from error
     return ActivationByWidth(layers, axis=axis) if len(layers) > 1 else layers.popitem()[1], text
@@ -421,11 +420,11 @@ def _converted(
 
 def _with(place: _Place, pool: ActivationPool) -> tuple[ActivationPool, str]:
     """The pool with a place's function in it, and the name that it has there."""
-    function = _simplified(place.function)
-    known = coefficients(function)
+    # As the fused form knows it; under jax.jit it would not.
+    known = (f for f in _unwrapped(place.function) if coefficients(f))
+    function = next(known, place.function)
     for name, member in zip(pool.names, pool.functions, strict=True):
-        same = known is not None and known == coefficients(_simplified(member))
-        if same or _key(member) == _key(function):
+        if any(_are_same(f, g) for f in _unwrapped(function) for g in _unwrapped(member)):
             return pool, name
     wanted = _name(place.function).replace(",", "")  # pools are named in lists with commas
     wanted = place.path.rpartition(".")[2] if wanted == "<lambda>" else wanted
@@ -435,42 +434,40 @@ def _with(place: _Place, pool: ActivationPool) -> tuple[ActivationPool, str]:
     return ActivationPool(members).with_form(pool.form), name
 
 
+def _are_same(f: Any, g: Any) -> bool:
+    if isinstance(f, functools.partial) and isinstance(g, functools.partial):
+        return (f.func, f.args, f.keywords) == (g.func, g.args, g.keywords)
+    return f is g or (coefficients(f) is not None and coefficients(f) == coefficients(g))
+
+
 _Jitted: Any = type(jax.jit(jnp.sin))
+
+
+def _unwrapped(function: Any, with_arguments: bool = False) -> Iterator[Any]:
+    """The function, and what it is under jax.jit or a functools.partial without effect."""
+    yield function
+    if isinstance(function, _Jitted):
+        yield from _unwrapped(function.__wrapped__, with_arguments)
+    elif isinstance(function, functools.partial):
+        inner, slope = function.func, function.keywords.get("negative_slope")
+        # Below 0 the two differ in the sign of zero.
+        if inner is jax.nn.leaky_relu and isinstance(slope, float) and slope >= 0:
+            yield leaky_relu(slope)
+        if with_arguments or (not function.args and _are_defaults(inner, function.keywords)):
+            yield from _unwrapped(inner, with_arguments)
+
+
+def _are_defaults(function: Any, keywords: dict[str, Any]) -> bool:
+    parameters = inspect.signature(function).parameters if keywords else {}
+    defaults = {name: repr(parameter.default) for name, parameter in parameters.items()}
+    return all(defaults.get(name) == repr(value) for name, value in keywords.items())
 
 
 def _is_one_of(function: Any, known: tuple[Any, ...]) -> bool:
     """Whether a function is in `known`, by itself, under jax.jit or in a functools.partial."""
-    if any(function is k or (isinstance(k, type) and isinstance(function, k)) for k in known):
-        return True
-    if isinstance(function, _Jitted):
-        return _is_one_of(function.__wrapped__, known)
-    return isinstance(function, functools.partial) and _is_one_of(function.func, known)
-
-
-def _key(function: Any) -> Any:
-    """Equal for functions that jax.jit or a functools.partial without effect tells apart."""
-    if isinstance(function, _Jitted):
-        return _key(function.__wrapped__)
-    if not isinstance(function, functools.partial):
-        return function
-    parameters = inspect.signature(function.func).parameters
-    defaults = {name: repr(parameters[name].default) for name in parameters}
-    given = {name: repr(value) for name, value in function.keywords.items()}
-    changed = sorted(item for item in given.items() if defaults.get(item[0]) != item[1])
-    key = (_key(function.func), *map(repr, function.args), *changed)
-    return key if len(key) > 1 else key[0]
-
-
-def _simplified(function: Any) -> Any:
-    """The function as the fused form knows it, if it does; else as it is."""
-    slope = getattr(function, "keywords", {}).get("negative_slope")
-    # Below 0 the two differ in the sign of zero.
-    if isinstance(slope, float) and slope >= 0 and _key(function.func) == _key(jax.nn.leaky_relu):
-        return leaky_relu(slope)
-    return _EXPORTED.get(_key(function), function)
-
-
-_EXPORTED = {_key(f): f for f in (*HIDDEN_ACTIVATIONS, *_GATES) if not isinstance(f, type)}
+    classes = tuple(k for k in known if isinstance(k, type))
+    inner = list(_unwrapped(function, with_arguments=True))
+    return any(isinstance(f, classes) or any(f is k for k in known) for f in inner)
 
 
 # What to say
@@ -492,10 +489,8 @@ def _inline_calls(model: nnx.Module, known: tuple[Any, ...]) -> list[str]:
         if cls.__module__.partition(".")[0] not in ("builtins", "flax", "smartmixed_jax"):
             for member in vars(cls).values():
                 for file, line, name in _calls_in(member, known):
-                    text = (
-                        f"{file}, line {line}: {name} in {cls.__name__} left alone: called inline"
-                    )
-                    lines[file, line, name] = f"{text}, make it an attribute"
+                    text = f"{file}, line {line}: {name} in {cls.__name__} left alone"
+                    lines[file, line, name] = f"{text}: called inline, make it an attribute"
     return [lines[key] for key in sorted(lines)]
 
 
@@ -530,3 +525,13 @@ def _nothing_found(model: nnx.Module, lines: list[str]) -> str:
         "  in __call__  - x = nnx.relu(x)\n"
         f"               + x = self.act(x){left}"
     )
+
+
+def _check_arguments(model: Any, functions: tuple[Any, ...], **others: Any) -> None:
+    """Raises TypeError if one is wrong; the others are checked with each layer's path."""
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"select_activations: model must be an nnx.Module, got {shown(model)}")
+    others = {name: value for name, value in others.items() if value is not None}
+    for name, value in (*others.items(), *(("functions", f) for f in functions)):
+        if not callable(value):
+            raise TypeError(f"select_activations: {name}: expected functions, got {shown(value)}")

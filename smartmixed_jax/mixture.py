@@ -140,9 +140,9 @@ def _check_elementwise(name: str, function: Activation) -> None:
 
     Best effort: a function that cannot be called here is left to fail where it is used.
     """
-    x = jnp.array([[0.5, -1.5, 2.0], [-0.25, 1.25, -3.0]], jnp.float32)
     try:
         with jax.ensure_compile_time_eval():
+            x = jnp.array([[0.5, -1.5, 2.0], [-0.25, 1.25, -3.0]], jnp.float32)
             whole = np.asarray(function(x))
             alone = [np.asarray(function(value.reshape(1, 1))).item() for value in x.ravel()]
     except Exception:

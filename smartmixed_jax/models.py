@@ -78,8 +78,6 @@ class MLP(nnx.Module):
         return last(x)
 
 
-def activate(activation: Callable[..., jax.Array], x: jax.Array, rngs: Any) -> jax.Array:
-    """activation(x), with the rngs if it is a selective layer."""
-    if isinstance(activation, SelectiveActivation):
-        return activation(x, rngs=rngs)
-    return activation(x)
+def activate(act: Callable[..., jax.Array], x: jax.Array, rngs: Any) -> jax.Array:
+    """act(x), with the rngs if it is a selective layer."""
+    return act(x, rngs=rngs) if isinstance(act, SelectiveActivation) else act(x)

@@ -2,6 +2,8 @@
 
 import functools
 import logging
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +11,11 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.nn import silu as swoosh
 
 from smartmixed_jax import (
     MLP,
+    PAPER_POOL,
     REGRESSION_POOL,
     ActivationPool,
     SelectionLogits,
@@ -433,6 +437,295 @@ def test_layers_stacked_by_vmap_raise_at_the_conversion():
 def test_something_that_is_no_module_raises():
     with pytest.raises(TypeError, match=r"model must be an nnx\.Module, got"):
         silently(jnp.tanh, X)
+
+
+def test_the_models_own_error_is_kept_and_says_who_ran_it():
+    with pytest.raises(TypeError, match="dot_general") as raised:
+        silently(Held(rngs=nnx.Rngs(0)), jnp.ones((3, 5)))
+    assert "select_activations: raised by the model" in "".join(raised.value.__notes__)
+
+
+WRONG = {
+    "model": (nnx.Sequential, r"model must be an nnx\.Module, got <class"),
+    "functions": ([nnx.relu, "tanh"], "functions: expected functions, got 'tanh'"),
+    "functions ": (None, "functions: expected functions, got None"),
+    "where": (["attribute"], r"where: expected functions, got \['attribute'\]"),
+    "call": ("encode", "call: expected functions, got 'encode'"),
+    "report": (True, "report: expected functions, got True"),
+    "pool": ([nnx.relu], r"attribute: pool must be an ActivationPool, got \["),
+    "pool ": (PAPER_POOL.names, r"attribute: pool must be an ActivationPool, got \('relu'"),
+    "start": ("0.9", "attribute: .*probability must be a number, got '0.9'"),
+    "start ": (True, "attribute: .*probability must be a number, got True"),
+    "start  ": (2, r"attribute: .*probability must be in \(1/6, 1\) .*, got 2"),
+    "start   ": (1 / 6, r"attribute: .*probability must be in \(1/6, 1\)"),
+    "start    ": (float("nan"), r"attribute: .*probability must be in .* got nan"),
+    "rngs": (jax.random.key(0), r"attribute: rngs must be nnx\.Rngs or nnx\.RngStream, got"),
+    "rngs ": (nnx.Rngs(dropout=0), "attribute: .*params"),
+    "axis": (1.0, r"attribute: axis must be an int, got 1\.0"),
+    "axis ": (2, r"attribute: axis 2 is out of range for x\[3, 8\]"),
+    "groups": (3, "attribute: .*groups must be .* divide the 8 features, got 3"),
+    "groups ": ("all", "attribute: .*groups must be an int or one per neuron, got 'all'"),
+    "temperature": (0.0, "attribute: .*temperature must be a finite value > 0, got 0.0"),
+    "estimator": ("gumbel", "attribute: .*estimator must be a function, got 'gumbel'"),
+    "logits_init": (nnx.initializers.zeros, "attribute: .*start and logits_init both set"),
+    "features": (3, "attribute: .*multiple values for argument 'features'"),
+    "tau": (3, "attribute: .*unexpected keyword argument 'tau'"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_argument_is_one_line_with_its_name_value_and_place(name):
+    value, message = WRONG[name]
+    options = {"model": Held(rngs=nnx.Rngs(0)), "rngs": nnx.Rngs(1), "report": None}
+    options |= {name.strip(): value}
+    kinds = (TypeError, ValueError, AttributeError)
+    with pytest.raises(kinds, match=f"^select_activations: {message}") as raised:
+        select_activations(options.pop("model"), X, **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_function_that_is_not_elementwise_is_refused_with_its_path():
+    model = nnx.Sequential(nnx.relu, nnx.softmax)
+    message = r"^select_activations: layers\.1: .*'softmax' is not elementwise"
+    with pytest.raises(ValueError, match=message):
+        silently(model, X, functions=[nnx.relu, nnx.softmax])
+    fused = PAPER_POOL.with_form("fused")
+    with pytest.raises(ValueError, match=r"^select_activations: layers\.0: .*fused.*'celu'"):
+        silently(nnx.Sequential(nnx.celu), X, pool=fused)
+
+
+def test_a_function_called_with_integers_or_changing_the_dtype_is_left_alone():
+    def widen(x):
+        return jnp.asarray(x, jnp.float32)
+
+    class Model(nnx.Module):
+        def __init__(self):
+            self.act, self.wide, self.kept = nnx.relu, widen, nnx.relu
+
+        def __call__(self, x):
+            return (
+                self.kept(x)
+                + self.wide(x.astype(jnp.bfloat16))
+                + widen(self.act(jnp.arange(4)[None]))
+            )
+
+    lines = []
+    functions = (nnx.relu, widen)
+    model = select_activations(
+        Model(), X[:1], functions=functions, rngs=nnx.Rngs(0), report=lines.append
+    )
+    assert widths(model) == {"kept": 4}
+    left = [line for line in lines if "whose shape and dtype it keeps" in line]
+    assert [line.split(":")[0] for line in left] == ["act", "wide"]
+
+
+# --- select_activations: what only looks like an activation -------------------------------
+
+
+@functools.wraps(nnx.relu)
+def doubled(x):
+    return 2 * nnx.relu(x)
+
+
+class Clipped:
+    __wrapped__ = nnx.relu
+
+    def __call__(self, x):
+        return jnp.clip(x, -1, 1)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        doubled,
+        Clipped(),
+        functools.partial(doubled),
+        jax.jit(doubled),
+        jax.checkpoint(nnx.tanh),
+        nnx.relu.__wrapped__,
+    ],
+)
+def test_what_wraps_an_activation_is_not_taken_for_it(function):
+    model = nnx.Sequential(nnx.tanh, function)
+    lines = []
+    converted = select_activations(model, X, rngs=nnx.Rngs(0), report=lines.append)
+    assert widths(converted) == {"layers.0": 4}
+    assert converted.layers[1] is function
+    assert "layers.1: " in lines[1]
+    assert "left alone: unknown, name it in functions to replace it" in lines[1]
+    both = silently(model, X, functions=(nnx.tanh, function))
+    assert widths(both) == {"layers.0": 4, "layers.1": 4}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        jax.jit(jax.jit(nnx.relu)),
+        functools.partial(jax.jit(functools.partial(nnx.gelu, approximate=True))),
+        jax.jit(leaky_relu(0.3)),
+    ],
+)
+def test_jit_and_partial_are_looked_through(function):
+    assert widths(silently(nnx.Sequential(function), X)) == {"layers.0": 4}
+
+
+# --- select_activations: inline calls -----------------------------------------------------
+
+
+class Base(nnx.Module):
+    def pre(self, x):
+        return jnp.tanh(x)  # inline: jnp.tanh in Base
+
+
+class Inline(Base):
+    def __init__(self, *, held=None):
+        self.held = held
+        self.other = (lambda x: x) if held is None else held
+
+    @property
+    def now(self):
+        return swoosh(X)  # inline: swoosh in Inline
+
+    @nnx.jit
+    def compiled(self, x):
+        return nnx.relu(  # inline: nnx.relu in Inline
+            x
+        )
+
+    def __call__(self, x):
+        """nnx.relu(x) in a docstring, and # nnx.relu(x) in a comment."""
+        silu = self.other
+        gates = nnx.sigmoid(x) * jax.nn.softmax(x) * my_function(x) + jnp.sin(x)
+        x = silu(self.pre(self.other(x)))
+        x = jax.nn.gelu(approximate=False, x=x) * gates  # inline: jax.nn.gelu in Inline
+        x = nnx.elu(JITTED(x)) + self.compiled(x)  # inline: JITTED in Inline, nnx.elu in Inline
+        outer = lambda x: nnx.selu(x)  # noqa: E731  # inline: nnx.selu in Inline
+        return outer(x)
+
+
+JITTED = jax.jit(nnx.silu)
+
+
+def marked_lines():
+    """The lines marked above, as select_activations is to report them."""
+    for number, line in enumerate(Path(__file__).read_text().splitlines(), 1):
+        for call in re.findall(r"[\w.]+ in \w+", line.partition("# inline: ")[2]):
+            found = f"test_conversion.py, line {number}: {call}"
+            yield f"{found} left alone: called inline, make it an attribute"
+
+
+def test_inline_calls_are_named_in_the_error_where_nothing_can_be_replaced():
+    with pytest.raises(ValueError, match="Inline holds no activation function") as raised:
+        silently(Inline(), X)
+    pattern = ["+ self.act = nnx.relu", "- x = nnx.relu(x)", "+ x = self.act(x)"]
+    lines = [line.strip() for line in str(raised.value).splitlines()[1:]]
+    assert [line.split("  ")[-1].strip() for line in lines[:3]] == pattern
+    assert [line for line in lines[3:] if "called inline" in line] == list(marked_lines())
+    assert len(list(marked_lines())) == 7
+
+
+def test_inline_calls_are_reported_once_where_some_functions_can_be_replaced():
+    lines = []
+    model = nnx.Sequential(Inline(held=nnx.relu), Inline())
+    select_activations(model, X, rngs=nnx.Rngs(0), report=lines.append)
+    assert lines[1].startswith("layers.0.other: relu, now selective")
+    assert [line for line in lines if "called inline" in line] == list(marked_lines())
+
+
+def test_inline_calls_of_the_users_functions_are_named_and_others_are_not():
+    class Local(nnx.Module):
+        def __init__(self):
+            self.act = nnx.relu
+
+        def __call__(self, x):
+            return nnx.relu(enclosed(my_function(self.act(x))))
+
+    enclosed, lines = my_function, []
+    options = {"functions": (my_function,), "call": lambda model, x: model(x)}
+    with pytest.raises(ValueError, match=r"my_function in Local .*\n.*unknown|Local") as raised:
+        silently(Local(), X, **options)
+    found = [line for line in str(raised.value).splitlines() if "called inline" in line]
+    assert [line.split(": ")[1].split()[0] for line in found] == ["enclosed", "my_function"]
+    assert lines == []
+
+
+def test_without_source_the_error_names_the_pattern_alone():
+    names = {}
+    source = "class Hidden(nnx.Module):\n    def __call__(self, x):\n        return nnx.relu(x)"
+    exec(source, {"nnx": nnx, "__name__": "nowhere"}, names)
+    with pytest.raises(ValueError, match="Hidden holds no activation function") as raised:
+        silently(names["Hidden"](), X)
+    assert str(raised.value).endswith("+ x = self.act(x)")
+
+
+# --- under jax's own transforms -----------------------------------------------------------
+
+
+class Scalar(nnx.Module):
+    """A network of one point, as for differential equations."""
+
+    def __init__(self, *, rngs):
+        self.first, self.last = nnx.Linear(2, 16, rngs=rngs), nnx.Linear(16, 1, rngs=rngs)
+        self.act = nnx.tanh
+
+    def __call__(self, x, rngs=None):
+        keywords = {} if rngs is None else {"rngs": rngs}
+        return self.last(self.act(self.first(x), **keywords))[0]
+
+
+POINTS = jnp.linspace(-1, 1, 8).reshape(4, 2)
+
+
+def scan_over(model):
+    return lambda x: jax.lax.scan(lambda carry, row: (carry, model(row)), None, x)
+
+
+@pytest.mark.parametrize(
+    "transformed",
+    [
+        lambda model: jax.vmap(model)(POINTS),
+        lambda model: jax.hessian(model)(POINTS[0]),
+        lambda model: jax.jacfwd(jax.grad(model))(POINTS[0]),
+        lambda model: scan_over(model)(POINTS),
+        lambda model: jax.vmap(jax.grad(model))(POINTS),
+    ],
+)
+def test_kept_rngs_under_jaxs_transforms_are_an_error_that_names_the_ways_out(transformed):
+    model = silently(Scalar(rngs=nnx.Rngs(0)), POINTS[0])
+    with pytest.raises(ValueError, match="cannot be advanced inside") as raised:
+        transformed(model)
+    for way in ("rngs=nnx.Rngs(selection=key)", "deterministic=True", "nnx.StateAxes"):
+        assert way in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_ways_out_work():
+    plain = Scalar(rngs=nnx.Rngs(0))
+    model = silently(plain, POINTS[0])
+    quiet = nnx.view(model, deterministic=True)
+    np.testing.assert_allclose(jax.vmap(quiet)(POINTS), jax.vmap(plain)(POINTS), rtol=1e-5)
+    hessians = [jax.vmap(jax.hessian(each))(POINTS) for each in (quiet, plain)]
+    np.testing.assert_allclose(*hessians, rtol=1e-4, atol=1e-5)
+
+    key = jax.random.key(3)
+    one_draw = jax.vmap(lambda x: model(x, rngs=nnx.Rngs(selection=key)))(POINTS)
+    alone = [model(x, rngs=nnx.Rngs(selection=key)) for x in POINTS]
+    np.testing.assert_allclose(one_draw, jnp.stack(alone), rtol=1e-5, atol=1e-6)
+    keys = jax.random.split(key, 4)
+    draws = jax.vmap(lambda x, key: model(x, rngs=nnx.Rngs(selection=key)))(POINTS, keys)
+    assert np.abs(draws - one_draw).max() > 1e-3
+    assert jax.hessian(lambda x: model(x, rngs=nnx.Rngs(selection=key)))(POINTS[0]).shape == (2, 2)
+
+
+@pytest.mark.graph_mode("nnx.StateAxes are of graph mode")
+def test_a_map_of_nnx_advances_the_kept_rngs():
+    model = silently(Scalar(rngs=nnx.Rngs(0)), POINTS[0])
+    axes = nnx.StateAxes({nnx.RngState: None, ...: None})
+    before = int(model.act.rngs.count[...])
+    mapped = nnx.vmap(lambda model, x: model(x), in_axes=(axes, 0))
+    first, second = mapped(model, POINTS), mapped(model, POINTS)
+    assert int(model.act.rngs.count[...]) == before + 2
+    assert np.abs(first - second).max() > 1e-3
 
 
 # --- training -----------------------------------------------------------------------------

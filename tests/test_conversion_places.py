@@ -191,7 +191,7 @@ def test_a_width_that_the_example_did_not_have_is_a_line_naming_the_widths(fix):
     model = silently(Perceptron(rngs=nnx.Rngs(0)), X)
     act = (fix_choices(model) if fix else model).activation
     for x, error, message in (
-        (jnp.ones((2, 7)), ValueError, "no layer of 7 neurons, expected one of"),
+        (jnp.ones((2, 7)), ValueError, "no layer of 7 neurons, expected one of 1[62], 1[62]$"),
         (jnp.ones(()), ValueError, r"axis -1 is out of range for x\[\]"),
         (jnp.ones((2, 12), int), TypeError, "x must be a real floating-point array, got int32"),
         ([1.0], TypeError, r"x must be a real floating-point array, got \[1.0\]"),

@@ -272,10 +272,9 @@ MODELS = {
 
 def moved(model):
     """The model with weights and batch statistics that are no longer the initial ones."""
+    random = np.random.default_rng(0)
     state = nnx.state(model, (nnx.Param, nnx.BatchStat))
-    leaves, structure = jax.tree.flatten(state)
-    noise = [0.3 * jax.random.uniform(jax.random.key(i), v.shape) for i, v in enumerate(leaves)]
-    nnx.update(model, structure.unflatten(v + n for v, n in zip(leaves, noise, strict=True)))
+    nnx.update(model, jax.tree.map(lambda v: v + 0.3 * random.random(v.shape, np.float32), state))
     return model
 
 

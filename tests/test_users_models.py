@@ -78,7 +78,9 @@ def predict(model, image):
 
 def by_select_activations():
     model = cnn("attributes")
-    return select_activations(model, jnp.zeros((1, 28, 28, 1)), rngs=nnx.Rngs(1), report=None)
+    images = jnp.zeros((1, 28, 28, 1))
+    # Almost even odds, so that the few steps below move some neurons to other functions.
+    return select_activations(model, images, start=0.2, rngs=nnx.Rngs(1), report=None)
 
 
 def by_hand():
@@ -94,9 +96,25 @@ def test_the_two_edits_of_the_model_are_the_same_function():
     np.testing.assert_array_equal(predict(inline, image), predict(attributes, image))
 
 
-def test_the_inline_model_raises_naming_the_pattern():
-    with pytest.raises(ValueError, match=r"CNN holds no activation .*\n.*\+ self.act = nnx.relu"):
+def test_the_converted_model_is_the_inline_one_until_it_is_trained():
+    image = next(batches(size=4))["image"]
+    inline, converted = cnn("inline"), by_select_activations()
+    inline.eval()
+    converted.eval()
+    np.testing.assert_allclose(predict(converted, image), predict(inline, image), rtol=1e-5)
+
+
+def test_the_inline_model_raises_naming_the_pattern_and_every_line():
+    with pytest.raises(
+        ValueError, match=r"CNN holds no activation .*\n.*\+ self.act = nnx.relu"
+    ) as e:
         select_activations(cnn("inline"), jnp.zeros((1, 28, 28, 1)), rngs=nnx.Rngs(1), report=None)
+    source = (FOLDER / "inline.py").read_text().splitlines()
+    numbers = [number for number, line in enumerate(source, 1) if "nnx.relu(" in line]
+    left = "nnx.relu in CNN left alone: called inline, make it an attribute"
+    lines = [f"  inline.py, line {number}: {left}" for number in numbers]
+    assert str(e.value).splitlines()[4:] == lines
+    assert len(lines) == 3
 
 
 @pytest.mark.graph_mode("nnx.grad takes no model that holds rngs")
