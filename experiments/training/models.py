@@ -1,4 +1,4 @@
-"""The networks of the experiments beside the library's MLP; each takes its activation as an argument.
+"""The networks of the experiments beside the MLP; each takes its activation as an argument.
 
 All parameters of the other layers are drawn before the activations draw theirs, so networks that
 differ only in the activation start from the same weights. The last layer is linear and never
@@ -29,7 +29,7 @@ class ConvNet(nnx.Module):
         out_features: classes.
         channels: of the convolutions.
         hidden: width of the linear layer before the last.
-        activation: as in the library's `MLP`; called with the channels or width of each layer.
+        activation: as in `MLP`; called with the channels or width of each layer.
         dtype: of the computation in all layers but the last; None keeps that of the input.
         rngs: its `params` stream draws the parameters.
 
@@ -91,7 +91,7 @@ class ResNet(nnx.Module):
         in_features: channels of the image.
         blocks: residual blocks per stage, n.
         widths: channels of the stages; each stage after the first halves the image.
-        activation: as in the library's `MLP`; called with the channels of each of the 2n·stages + 1 layers.
+        activation: as in `MLP`; called with the channels of each of the 2n·stages + 1 layers.
         dtype: of the computation in all layers but the last; None keeps that of the input.
         rngs: its `params` stream draws the parameters.
 
@@ -164,7 +164,7 @@ class Transformer(nnx.Module):
         layers: blocks.
         heads: of the attention in each block.
         expansion: hidden units of a block's MLP, in units of `features`.
-        activation: as in the library's `MLP`; called with the hidden units of each block.
+        activation: as in `MLP`; called with the hidden units of each block.
         dtype: of the computation; None keeps float32. The outputs are always float32.
         rngs: its `params` stream draws the parameters.
 
