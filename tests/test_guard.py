@@ -226,14 +226,16 @@ def test_compare_prints_every_run_and_says_whether_all_is_equal(run, capsys):
         {"commit": commit, "packages": {}, "runs": {"digits": run, "conv": own}}
         for commit, own in (("a", run), ("b", new), ("c", {**new, "metrics": []}))
     )
-    assert guard.compare(old, same, limit=20)
+    assert guard.compare(old, same, only=[], limit=20)
     assert "digits: equal\nconv: equal (1 allowed: in one only)\nequal" in capsys.readouterr().out
-    assert not guard.compare(old, other, limit=1)
+    assert not guard.compare(old, other, only=[], limit=1)
     printed = capsys.readouterr().out
     assert "digits: equal\nconv: 5 DIFFER (1 allowed: in one only)\n" in printed
     assert "... and 4 more" in printed
-    assert not guard.compare(old, {**old, "runs": {"digits": run}}, limit=20)
-    assert not guard.compare({**old, "runs": {"digits": run}}, old, limit=20)
+    assert not guard.compare(old, {**old, "runs": {"digits": run}}, only=[], limit=20)
+    assert not guard.compare({**old, "runs": {"digits": run}}, old, only=[], limit=20)
+    assert guard.compare({**old, "runs": {"digits": run}}, old, only=["digits"], limit=20)
+    assert not guard.compare(old, old, only=["mnist"], limit=20)
 
 
 def test_the_commands(run, tmp_path, capsys):
