@@ -338,5 +338,13 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """The config that `to_json` wrote; ValueError for an unknown field or a wrong type."""
-    return Config(**read_fields(text, Config))
+    """The config that `to_json` wrote, also before some options were there.
+
+    Raises:
+        ValueError: an unknown field, a wrong type, or a part of a config.
+    """
+    fields = read_fields(text, Config)
+    for name in ("preset", "task", "method", "hidden", "seed"):
+        if name not in fields:
+            raise ValueError(f"no field {name!r}")
+    return Config(**fields)

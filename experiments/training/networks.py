@@ -105,6 +105,10 @@ def require_fit(config: Config, task: Task) -> None:
     """
     check_method(config)
     if config.has_own_network:
+        if config.dtype != "float32":
+            raise ValueError(
+                f"dtype = {config.dtype!r}: expected float32 for a network of the user's"
+            )
         pool = None if _is_uniform(config) else _layer_options(config)["pool"]
         run = functools.partial(apply, config, task.scale)
         require_trainable(build_model(config, task), config, pool, run, task)
