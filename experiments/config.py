@@ -232,13 +232,7 @@ def check_method(config: Config) -> None:
 
 
 class WithoutEffect(NamedTuple):
-    """Fields that change nothing in some configs.
-
-    Attributes:
-        fields: of Config.
-        when: whether they change nothing in a config, told from the config of its preset.
-        why: the rest of the sentence "FIELD = VALUE has no effect: ...".
-    """
+    """Fields that change nothing when `when(config, preset)` is true, preset as below, and why."""
 
     fields: tuple[str, ...]
     when: Callable[[Config, Config], bool]
@@ -260,9 +254,7 @@ WITHOUT_EFFECT: tuple[WithoutEffect, ...] = (
         "only the network mlp has it",
     ),
     WithoutEffect(
-        ("architecture",),
-        lambda config, preset: bool(config.hidden),
-        "hidden gives the widths",
+        ("architecture",), lambda config, preset: config.hidden != (), "hidden gives the widths"
     ),
     WithoutEffect(
         ("schedule",),
@@ -279,9 +271,8 @@ WITHOUT_EFFECT: tuple[WithoutEffect, ...] = (
     WithoutEffect(
         ("warmup",),
         lambda config, preset: (
-            bool(config.steps_per_epoch)
-            and round(config.warmup * total_epochs(config) * config.steps_per_epoch)
-            == round(preset.warmup * total_epochs(config) * config.steps_per_epoch)
+            bool(steps := total_epochs(config) * config.steps_per_epoch)
+            and round(config.warmup * steps) == round(preset.warmup * steps)
         ),
         "in steps it is the warm-up of the preset",
     ),
