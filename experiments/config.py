@@ -269,6 +269,11 @@ WITHOUT_EFFECT: tuple[WithoutEffect, ...] = (
         "phases of one epoch have no other to select",
     ),
     WithoutEffect(
+        ("validation_fraction", "test_fraction"),
+        lambda config, preset: bool(config.split_column),
+        "split_column says which row is for what",
+    ),
+    WithoutEffect(
         ("warmup",),
         lambda config, preset: (
             bool(steps := total_epochs(config) * config.steps_per_epoch)

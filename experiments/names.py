@@ -70,6 +70,8 @@ def run_name(config: Config) -> str:
     """
     network: str = config.network
     shown = ["network", "seed", *VARIANT_FIELDS]
+    if ":" in network:  # the user's, MODULE:NAME
+        network, shown = network.replace(":", "-"), shown[1:]
     if network == "mlp":
         network = "x".join(map(str, config.hidden)) or f"arch{config.architecture}"
         shown += ["hidden"] if config.hidden else ["hidden", "architecture"]

@@ -202,7 +202,7 @@ def test_arguments_that_do_not_fit(home, tmp_path, capsys):
     data = write(tmp_path / "a.csv", trees())
     before = data.read_text()
     for arguments, message in (
-        ([str(tmp_path)], "holds no finished run"),
+        ([str(tmp_path)], "is no run folder"),
         ([str(home / "values"), "--data", "nothing.csv"], "no file /"),
         ([str(home / "values"), "--out", "a.csv"], "--out: expected --data too"),
         ([str(home / "values"), "--data", str(data), "--out", str(data)], "another file than"),

@@ -26,6 +26,7 @@ BASES = [
     default_config("recommended", "tiny_shakespeare"),
     default_config("described", "function:ratio"),
     default_config("recommended", "function:ratio"),
+    default_config("recommended", "table:trees.csv"),
     dataclasses.replace(default_config(), method="uniform:relu"),
 ]
 OTHER_VALUES = {"method": "uniform:tanh", "pool": "extended", "network": "conv", "run_dir": "x"}
@@ -113,6 +114,7 @@ UNIFORM, PHASES, MLP = {"method": "uniform:relu"}, "a uniform network", "only th
         ("cifar10", {"architecture": 5}, "architecture", MLP),
         ("mnist", {"network": "conv", "initialization": "torch"}, "initialization", MLP),
         ("function:ratio", {"architecture": 5}, "architecture", "hidden gives the widths"),
+        ("table:a.csv", {"split_column": "s", "test_fraction": 0.3}, "test_fraction", "split_col"),
         (
             "digits",
             {"selective_epochs": 1, "mixed_epochs": 1, "select_epoch": "lowest_loss"},

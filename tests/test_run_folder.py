@@ -16,14 +16,18 @@ from experiments.run_folder import TaskRecord
 
 def test_a_task_record_comes_back(tmp_path):
     extras = {"mean": [0.5, 1.0], "scale": [2.0, 3.0]}
-    for record in (
-        TaskRecord("mine", NEXT_CHARACTER, (64,), 65, extras={"vocabulary": "ab\n"}),
-        TaskRecord("mine", CLASSIFICATION, (8, 8, 1), 2, ("no", "yes"), "a file", extras),
+    for number, record in enumerate(
+        (
+            TaskRecord("mine", NEXT_CHARACTER, (64,), 65, extras={"vocabulary": "ab\n"}),
+            TaskRecord("mine", CLASSIFICATION, (8, 8, 1), 2, ("no", "yes"), "a file", extras),
+        )
     ):
-        run_folder.write_task(tmp_path, record)
-        run_folder.write_config(tmp_path, default_config())
-        run_folder.write_summary(tmp_path, {"phases": [{"test_loss": 0.5, "test_score": 0.9}]})
-        assert run_folder.read_finished(tmp_path).task == record
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        run_folder.write_task(folder, record)
+        run_folder.write_config(folder, default_config())
+        run_folder.write_summary(folder, {"phases": [{"test_loss": 0.5, "test_score": 0.9}]})
+        assert run_folder.read_finished(folder).task == record
 
 
 @pytest.mark.parametrize("task", ["digits", "function:ratio"])
@@ -37,7 +41,7 @@ def test_a_task_says_all_that_its_record_holds(task):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("config.json", '{"task": "digits"}'),
+        ("config.json", '{"task": 3}'),
         ("config.json", "[]"),
         ("task.json", '{"name": "digits"}'),
         ("task.json", '{"name": "x", "objective": "guess", "shape": [], "class_names": []}'),
