@@ -19,8 +19,8 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "smartmixed_jax"
 READING_ORDER = (
-    *("pools", "estimators", "mixture", "one_exp", "table", "layer", "nnx", "linen"),
-    *("conversion", "models", "summary"),
+    *("types", "pools", "estimators", "mixture", "table", "layer", "nnx", "summary", "linen"),
+    *("conversion", "models"),
 )
 """The modules as a reader meets them; one that is missing here comes last."""
 

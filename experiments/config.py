@@ -232,13 +232,7 @@ def check_method(config: Config) -> None:
 
 
 class WithoutEffect(NamedTuple):
-    """Fields that change nothing in some configs.
-
-    Attributes:
-        fields: of Config.
-        when: whether they change nothing in a config, told from the config of its preset.
-        why: the rest of the sentence "FIELD = VALUE has no effect: ...".
-    """
+    """Fields that change nothing when `when(config, preset)` is true, preset as below, and why."""
 
     fields: tuple[str, ...]
     when: Callable[[Config, Config], bool]
@@ -260,9 +254,7 @@ WITHOUT_EFFECT: tuple[WithoutEffect, ...] = (
         "only the network mlp has it",
     ),
     WithoutEffect(
-        ("architecture",),
-        lambda config, preset: bool(config.hidden),
-        "hidden gives the widths",
+        ("architecture",), lambda config, preset: config.hidden != (), "hidden gives the widths"
     ),
     WithoutEffect(
         ("schedule",),
@@ -277,11 +269,15 @@ WITHOUT_EFFECT: tuple[WithoutEffect, ...] = (
         "phases of one epoch have no other to select",
     ),
     WithoutEffect(
+        ("validation_fraction", "test_fraction"),
+        lambda config, preset: bool(config.split_column),
+        "split_column says which row is for what",
+    ),
+    WithoutEffect(
         ("warmup",),
         lambda config, preset: (
-            bool(config.steps_per_epoch)
-            and round(config.warmup * total_epochs(config) * config.steps_per_epoch)
-            == round(preset.warmup * total_epochs(config) * config.steps_per_epoch)
+            bool(steps := total_epochs(config) * config.steps_per_epoch)
+            and round(config.warmup * steps) == round(preset.warmup * steps)
         ),
         "in steps it is the warm-up of the preset",
     ),
@@ -338,5 +334,13 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """The config that `to_json` wrote; ValueError for an unknown field or a wrong type."""
-    return Config(**read_fields(text, Config))
+    """The config that `to_json` wrote, also before some options were there.
+
+    Raises:
+        ValueError: an unknown field, a wrong type, or a part of a config.
+    """
+    fields = read_fields(text, Config)
+    for name in ("preset", "task", "method", "hidden", "seed"):
+        if name not in fields:
+            raise ValueError(f"no field {name!r}")
+    return Config(**fields)

@@ -81,10 +81,11 @@ def parse_config(
     )
     options = parser.parse_args(arguments)
     given = {name: vars(options).pop(name) for name in FIELDS if name in options}
-    if given.get("hidden") and "architecture" in given:
-        parser.error("--architecture and --hidden both say the hidden widths")
-    if "architecture" in given:
-        given.setdefault("hidden", ())  # those of the preset
+    if "architecture" in given and given.get("hidden"):
+        if given["architecture"] != default.architecture:
+            parser.error("--architecture and --hidden both say the hidden widths")
+    elif "architecture" in given:
+        given["hidden"] = ()  # not those of the preset
     return Config(**{**vars(default), **given}), options
 
 

@@ -117,12 +117,8 @@ def score_test(run: TrainedRun) -> dict[str, float]:
         DataError, ValueError: the data cannot be had, or are not those that the run had.
     """
     task, config = load_task(run.config), run.config
-    record = task.record()
-    for field in TaskRecord._fields:
-        if field not in ("source", "objective") and getattr(record, field) != getattr(
-            run.task, field
-        ):
-            raise DataError(f"the data of {config.task} are not those of the run: {field} differs")
+    if changed := task.record().differs_in(run.task):
+        raise DataError(f"the data of {config.task} are not those of the run ({changed})")
     graphdef, params, non_trainable = split_model(run.network)
     program = Program(
         graphdef, compile_key(config), len(phases(config)) - 1, 1, task.objective, task.scale
@@ -197,7 +193,9 @@ def _predict_arrays(run: TrainedRun, path: Path) -> Predictions:
         flat = outputs.reshape(len(outputs), -1)
         names = [f"predicted_{number + 1}" for number in range(flat.shape[1])]
         found |= dict(zip(names, flat.T.tolist(), strict=True))
-        return Predictions(found, {})
+        if labels is not None:
+            labels = labels.reshape(len(labels), -1).astype(np.float32)
+        return Predictions(found, _scores(run, outputs, labels))
     names = list(run.task.class_names or map(str, range(run.task.out_features)))
     found |= _classes("predicted", outputs, names)
     if labels is not None:

@@ -12,7 +12,7 @@ import numpy as np
 UNRECORDED = ("seconds", "environment", "date", "data_dir", "run_dir")
 """Keys in JSON files whose values differ from run to run."""
 
-SHORTEST_SHARED = 80
+SHORTEST_SHARED = 60
 """Characters of an object that a record file writes once."""
 
 Run = dict[str, Any]

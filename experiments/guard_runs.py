@@ -78,7 +78,8 @@ class Program:
     respelled: Sequence[Option]
     known: frozenset[str] = frozenset()
 
-    def start(self, command: Sequence[str]) -> subprocess.Popen:
+    def start(self, command: Sequence[str], output: int = subprocess.PIPE) -> subprocess.Popen:
+        """Starts a command in the folder of the program, on the CPU."""
         # A cache per thread: an entry that another process is writing would be read in part.
         cache = self.cache / threading.current_thread().name
         environment = {name: own for name, own in os.environ.items() if name != "PYTHONPATH"} | {
@@ -87,8 +88,9 @@ class Program:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         arguments = [sys.executable, "-m", f"experiments.{command[0]}", *command[1:]]
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(arguments, cwd=self.folder, env=environment, text=True, **pipes)
+        return subprocess.Popen(
+            arguments, cwd=self.folder, env=environment, text=True, stdout=output, stderr=output
+        )
 
     def execute(self, command: Sequence[str]) -> str:
         """Runs a command to its end; returns what it printed."""
@@ -206,11 +208,14 @@ def train(program: Program, name: str, job: Job) -> dict[str, Run]:
         program.execute(program.command(job, folder))
         paths = sorted(folder.rglob("config.json"))
         runs = {_label(name, folder, path): read_run(path.parent, program.places) for path in paths}
+        if not runs or len(runs) < len(paths):
+            raise GuardError(f"{len(paths)} folders with a config.json, {len(runs)} runs")
         if job.disturbed:
             runs[name]["resumed"] = _resume(program, name, job, runs[name])
-    except GuardError as error:
-        print(f"{name}: {error}", flush=True)
-        return {name: {"failed": str(error)}}
+    except Exception as error:  # what a rebuilt program leaves may break any reader
+        reason = str(error) if isinstance(error, GuardError) else repr(error)
+        print(f"{name}: {reason}", flush=True)
+        return {name: {"failed": reason}}
     print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
     return runs
 
@@ -232,7 +237,8 @@ def _resume(program: Program, name: str, job: Job, whole: Run) -> dict[str, Any]
     if job.disturbed == "killed":
         for _ in range(5):
             _kill(program, command, folder)
-            if (saved := saved_epochs(folder)) and phases[saved[-1]] == phases[0]:
+            saved = saved_epochs(folder)
+            if saved and saved[-1] < phases.count(phases[0]):
                 break
         else:
             raise GuardError("the run could not be killed in phase 1, after a checkpoint")
@@ -253,10 +259,10 @@ def _resume(program: Program, name: str, job: Job, whole: Run) -> dict[str, Any]
 def _kill(program: Program, command: Sequence[str], folder: Path) -> None:
     """Starts a run and kills it after its second epoch."""
     shutil.rmtree(folder, ignore_errors=True)
-    process, metrics = program.start(command), folder / "metrics.jsonl"
+    process, metrics = program.start(command, subprocess.DEVNULL), folder / "metrics.jsonl"
     while not metrics.exists() or metrics.read_bytes().count(b"\n") < 2:
         if process.poll() is not None:
             break
         time.sleep(0.005)
     process.kill()
-    process.communicate()
+    process.wait()

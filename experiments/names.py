@@ -70,6 +70,8 @@ def run_name(config: Config) -> str:
     """
     network: str = config.network
     shown = ["network", "seed", *VARIANT_FIELDS]
+    if ":" in network:  # the user's, MODULE:NAME
+        network, shown = network.replace(":", "-"), shown[1:]
     if network == "mlp":
         network = "x".join(map(str, config.hidden)) or f"arch{config.architecture}"
         shown += ["hidden"] if config.hidden else ["hidden", "architecture"]
@@ -171,7 +173,10 @@ STAGES = 3
 def _residual_layer_name(place: int, count: int) -> str:
     if place == 0:
         return "stem"
-    block, second = divmod(place - 1, 2)
-    stage, block = divmod(block, (count - 1) // (2 * STAGES))
+    number, second = divmod(place - 1, 2)
     where = "after the addition" if second else "inside"
+    per_stage, left_over = divmod(count - 1, 2 * STAGES)
+    if left_over:  # another network than the one that the experiments train
+        return f"block {number + 1}, {where}"
+    stage, block = divmod(number, per_stage)
     return f"stage {stage + 1} block {block + 1}, {where}"

@@ -102,6 +102,11 @@ class TaskRecord(NamedTuple):
     extras: Mapping[str, Any] = {}
     scale: float | None = 1.0
 
+    def differs_in(self, other: "TaskRecord") -> str:
+        """What differs, but for the source, by name; empty if nothing."""
+        pairs = zip(self._fields, self, other, strict=True)
+        return ", ".join(name for name, a, b in pairs if name != "source" and a != b)
+
 
 class LayerChoices(NamedTuple):
     """The functions a layer chooses from and the chosen indices, int [N]."""
@@ -276,22 +281,16 @@ def write_config(folder: Path, config: Config) -> None:
     write_text(folder / CONFIG, to_json(config))
 
 
-def write_task(folder: Path, task: TaskRecord) -> None:
-    """Keeps what is known of the task.
+def keep_task(folder: Path, task: TaskRecord) -> None:
+    """Writes what is known of the task; RunError if the folder has a run on other data."""
+    if changed := task.differs_in(_read(folder / TASK, _parse_task) or task):
+        raise RunError(f"{folder} holds a run on other data ({changed}): use another --run-dir")
+    write_task(folder, task)
 
-    Raises:
-        RunError: the folder has a run on other data.
-    """
-    text = json.dumps({**task._asdict(), "objective": task.objective.name}, indent=2)
-    stored = _read(folder / TASK, lambda path: _parse_object(path.read_text())) or {}
-    record = json.loads(text)
-    changed = [key for key, value in stored.items() if key != "source" and record.get(key) != value]
-    if changed:
-        raise RunError(
-            f"{folder} holds a run on other data ({', '.join(changed)} differ): use another "
-            "--run-dir"
-        )
-    write_text(folder / TASK, text)
+
+def write_task(folder: Path, task: TaskRecord) -> None:
+    record = {**task._asdict(), "objective": task.objective.name}
+    write_text(folder / TASK, json.dumps(record, indent=2))
 
 
 def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:

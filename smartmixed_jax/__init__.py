@@ -18,27 +18,16 @@ Example:
     >>> fixed = fix_choices(model)                           # phase 2: the same weights, train on
 """
 
+# ruff: noqa: I001  layers and functions, pools and their makers, a line each
 from smartmixed_jax import estimators
 from smartmixed_jax._fused import Coefficients, coefficients, covered
 from smartmixed_jax.conversion import select_activations
 from smartmixed_jax.mixture import apply_choices, mix
-from smartmixed_jax.models import MLP, ConvNet, ResNet, Transformer
-from smartmixed_jax.nnx import (
-    MixedActivation,
-    SelectionLogits,
-    SelectiveActivation,
-    fix_choices,
-    label_parameters,
-    release_choices,
-)
-from smartmixed_jax.pools import (
-    EXTENDED_POOL,
-    PAPER_POOL,
-    REGRESSION_POOL,
-    SMOOTH_POOL,
-    ActivationPool,
-    leaky_relu,
-)
+from smartmixed_jax.models import MLP
+from smartmixed_jax.nnx import MixedActivation, SelectionLogits, SelectiveActivation
+from smartmixed_jax.nnx import fix_choices, label_parameters, release_choices
+from smartmixed_jax.pools import EXTENDED_POOL, PAPER_POOL, REGRESSION_POOL, SMOOTH_POOL
+from smartmixed_jax.pools import ActivationPool, leaky_relu
 from smartmixed_jax.summary import summarize, switch_report
 from smartmixed_jax.table import FunctionTable
 from smartmixed_jax.types import Selection
@@ -48,8 +37,8 @@ __version__ = "0.2.0"
 # fmt: off
 __all__ = [
     "EXTENDED_POOL", "MLP", "PAPER_POOL", "REGRESSION_POOL", "SMOOTH_POOL", "ActivationPool",
-    "Coefficients", "ConvNet", "FunctionTable", "MixedActivation", "ResNet", "Selection",
-    "SelectionLogits", "SelectiveActivation", "Transformer", "__version__", "apply_choices",
+    "Coefficients", "FunctionTable", "MixedActivation", "Selection",
+    "SelectionLogits", "SelectiveActivation", "__version__", "apply_choices",
     "coefficients", "covered", "estimators", "fix_choices", "label_parameters", "leaky_relu",
     "mix", "release_choices", "select_activations", "summarize", "switch_report",
 ]

@@ -57,8 +57,7 @@ def check_temperature(where: str, temperature: object, minimum: float = 0.0) -> 
     """
     traced = isinstance(temperature, jax.core.Tracer)
     value: Any = temperature if traced else np.asarray(temperature)
-    kinds = (jnp.floating, jnp.integer)
-    if value.ndim or not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
+    if value.ndim or not any(jnp.issubdtype(value.dtype, k) for k in (jnp.floating, jnp.integer)):
         raise TypeError(f"{where}: temperature must be a number > 0, got {shown(temperature)}")
     expected = f"a finite value ≥ {minimum:g}" if minimum else "a finite value > 0"
     if not traced and not (0.0 < value < float("inf") and value >= minimum):

@@ -183,11 +183,8 @@ def coefficients(function: Activation) -> Coefficients | None:
         inner = coefficients(function.function)
         if inner is None:
             return None
-        return inner._replace(
-            gain=inner.gain * function.scale,
-            offset=(inner.offset - function.shift) * function.scale,
-            slope=None,
-        )
+        gain, offset = inner.gain * function.scale, (inner.offset - function.shift) * function.scale
+        return inner._replace(gain=gain, offset=offset, slope=None)
     if isinstance(function, leaky_relu):
         return _leaky(function.slope)
     known = _KNOWN.get(function)
@@ -302,9 +299,7 @@ def evaluate(pool: ActivationPool, x: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def derivative(
-    pool: ActivationPool, x: jax.Array, y: jax.Array | None, rows: jax.Array
-) -> jax.Array:
+def derivative(pool: ActivationPool, x: jax.Array, y: Any, rows: jax.Array) -> jax.Array:
     """dy/dx: from y where it is given and every function of the pool allows it, else from x."""
     formula = _formula(pool)
     c = formula.bind(rows)
@@ -356,9 +351,7 @@ def _basis_of(
     return [(f, coefficients(f) if f in members else None) for f in functions], matrix
 
 
-def _evaluate(
-    c: Mapping[str, Any], x: jax.Array, exponential: jax.Array | None = None
-) -> jax.Array:
+def _evaluate(c: Mapping[str, Any], x: jax.Array, exponential: Any = None) -> jax.Array:
     """The formula, with coefficients c by name.
 
     exponential: exp(−|x|) where it is known already. It serves functions with `scale` 1 or 2, and

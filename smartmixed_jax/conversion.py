@@ -143,8 +143,9 @@ def select_activations(
         found = f"the converted {type(model).__name__} does not run with the example inputs"
         reason = f"(layers stacked by nnx.vmap cannot be converted): {error}"
         raise ValueError(f"select_activations: {found} {reason}") from error
-    for line in lines if report is not None else ():
-        report(line)  # type: ignore[misc]
+    if report is not None:
+        for line in lines:
+            report(line)
     return result
 
 

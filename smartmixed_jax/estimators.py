@@ -182,10 +182,9 @@ def _perturb(
 def _require_key(where: str, key: Key) -> jax.Array:
     if key is None:
         raise ValueError(
-            f"{where} draws noise and got no key: pass rngs=nnx.Rngs(selection=seed) to the call, "
-            "build the layer with keep_rngs=True, or call with deterministic=True; in Flax Linen "
-            "pass rngs={'selection': key} to apply, and selection in split_rngs to nn.scan and "
-            "nn.vmap"
+            f"{where} draws noise and got no key: pass rngs=nnx.Rngs(selection=seed), build the "
+            "layer with keep_rngs=True, or call with deterministic=True; in Linen pass "
+            "rngs={'selection': key} to apply, and selection in split_rngs to nn.scan and nn.vmap"
         )
     return key
 

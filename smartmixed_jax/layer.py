@@ -30,9 +30,7 @@ def one_random_entry(value: float = 1e-3) -> Initializer:
     return init
 
 
-def favouring(
-    where: str, choices: int | np.ndarray | jax.Array, functions: int, probability: float
-) -> Initializer:
+def favouring(where: str, choices: Any, functions: int, probability: float) -> Initializer:
     """Initializer whose softmax gives each row's choice `probability`, the other K − 1 the rest.
 
     Args:

@@ -138,7 +138,8 @@ class SelectiveActivation(nn.Module):
         if self.is_initializing() and self.is_mutable_collection("params"):
             self.put_variable("params", ",".join(self.pool.names), {})
         params, choices = (self.variables.get(name, {}) for name in ("params", "choices"))
-        for made_with in (*choices, *(name for name, value in params.items() if _is_record(value))):
+        recorded = [name for name, value in params.items() if not jax.tree.leaves(value)]
+        for made_with in (*choices, *recorded):
             if made_with not in (",".join(self.pool.names), _unnamed(len(self.pool))):
                 got = f"made with the pool {made_with}, got {self.pool}"
                 raise ValueError(f"{where}: its variables were {got}")
@@ -228,7 +229,7 @@ def fix_choices(
         (['layers_0', 'layers_2'], dict_keys(['relu,sigmoid,tanh,leaky_relu,elu,selu']))
     """
 
-    layers = _taken("fix_choices", module, variables, where, lambda layer: layer.logits)
+    layers = _taken("fix_choices", module, variables, "logits", where)
     choices = {}
     for path, layer in layers.items():
         chosen = shared.choices_of(f"fix_choices: {_name(path)}", layer.logits)
@@ -269,7 +270,7 @@ def release_choices(
         >>> float(jax.nn.softmax(variables["params"]["selection_logits"]).max())
         0.5
     """
-    layers = _taken("release_choices", module, variables, where, lambda layer: layer.choices)
+    layers = _taken("release_choices", module, variables, "choices", where)
     params: dict[Path, Any] = {}
     for path, layer in layers.items():
         place, functions = f"release_choices: {_name(path)}", len(layer.names)
@@ -332,7 +333,7 @@ def switch_report(
         ones; the variables of a Linen module cannot make a layer deterministic.)
     """
     rngs = {"selection": key}
-    layers = _taken("switch_report", module, variables, None, lambda layer: layer.logits)
+    layers = _taken("switch_report", module, variables, "logits", None)
     soft = {
         (*path, v.key): jax.nn.softmax(v.logits.astype("float32")) for path, v in layers.items()
     }
@@ -399,23 +400,21 @@ def _flat(variables: Variables, collection: str) -> dict[Path, Any]:
     return flatten_dict(unfreeze(variables.get(collection, {})), keep_empty_nodes=True)
 
 
-def _taken(
-    caller: str,
-    module: nn.Module,
-    variables: Variables,
-    where: Callable[[str, jax.Array], bool] | None,
-    held: Callable[[_Layer], Any],
-) -> dict[Path, _Layer]:
-    """The layers of which `held(layer)` is there and that `where` takes."""
-    found = {p: layer for p, layer in _layers(module, variables).items() if held(layer) is not None}
+def _taken(name: str, module: Any, variables: Variables, held: str, where: Any) -> dict[Path, Any]:
+    """The layers that hold `held`, "logits" or "choices", and that `where` takes.
+
+    name: of the caller.
+    """
+    layers = _layers(module, variables)
+    found = {path: layer for path, layer in layers.items() if getattr(layer, held) is not None}
     if not found:
-        kind = "logits of a SelectiveActivation" if caller != "release_choices" else "fixed choices"
-        raise ValueError(f"{caller}: the variables of {type(module).__name__} hold no {kind}")
-    taken = {p: v for p, v in found.items() if where is None or where(".".join(p), held(v))}
+        kind = "logits of a SelectiveActivation" if held == "logits" else "fixed choices"
+        raise ValueError(f"{name}: the variables of {type(module).__name__} hold no {kind}")
+    if where is None:
+        return found
+    taken = {path: v for path, v in found.items() if where(".".join(path), getattr(v, held))}
     if not taken:
-        raise ValueError(
-            f"{caller}: where takes none of the layers: {', '.join(map(_name, found))}"
-        )
+        raise ValueError(f"{name}: where takes none of the layers: {', '.join(map(_name, found))}")
     return taken
 
 
@@ -433,11 +432,6 @@ def _updated(variables: Variables, **changes: Mapping[Path, Any]) -> Variables:
 def _unnamed(functions: int) -> str:
     """The key of a layer of which only the number of functions is known."""
     return ",".join(map(str, range(functions)))
-
-
-def _is_record(value: Any) -> bool:
-    """Whether an entry of `params` is there for its key alone, the names of a pool."""
-    return isinstance(value, Mapping) and not value
 
 
 def _name(path: Path) -> str:

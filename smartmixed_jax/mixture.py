@@ -128,9 +128,7 @@ def _check_input(where: str, x: jax.Array, axis: int, pool: ActivationPool) -> i
     return check_axis(where, x, axis)
 
 
-def _check_fit(
-    where: str, x: jax.Array, axis: int, name: str, array: Any, shape: tuple[int, ...]
-) -> None:
+def _check_fit(where: str, x: jax.Array, axis: int, name: str, array: Any, shape: Any) -> None:
     if array.shape != shape:
         got = f"{list(shape)}, got {list(array.shape)}"
         raise ValueError(f"{where}: x{list(x.shape)} on axis {axis} needs {name} {got}")

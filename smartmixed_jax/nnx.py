@@ -387,13 +387,7 @@ def _mixed(pool: ActivationPool, choices: np.ndarray, axis: int, dtype: Any) -> 
     return layer
 
 
-def _replace(
-    caller: str,
-    model: ModuleType,
-    kind: type,
-    change: Callable[[str, Any], nnx.Module],
-    where: Callable[[str, Any], bool] | None,
-) -> ModuleType:
+def _replace(caller: str, model: Any, kind: type, change: Any, where: Any) -> Any:
     """The model with `change(path, layer)` in place of every layer of a kind that `where` takes."""
     if not isinstance(model, nnx.Module):
         raise TypeError(f"{caller}: model must be an nnx.Module, got {model!r:.60}")
@@ -433,10 +427,8 @@ def _stream(rngs: RngSource) -> nnx.RngStream:
         return rngs["selection"]
     if isinstance(rngs, nnx.RngStream):
         return rngs
-    raise TypeError(
-        f"rngs must be nnx.Rngs or nnx.RngStream, got {type(rngs).__name__}; a bare key would give "
-        "every layer the same noise: pass nnx.Rngs(selection=key)"
-    )
+    got = f"{type(rngs).__name__}; a bare key would give every layer the same noise"
+    raise TypeError(f"rngs must be nnx.Rngs or nnx.RngStream, got {got}: nnx.Rngs(selection=key)")
 
 
 def _draw(rngs: RngSource) -> jax.Array:

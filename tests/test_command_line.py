@@ -107,7 +107,7 @@ def test_help_lists_tasks_functions_and_pools(helped):
         (program.main, ["--batch-size", "x"], 2, "--batch-size: invalid int value: 'x'"),
         (program.main, ["--preset", "best"], 2, "'best'"),
         (program.main, ["--hid", "8"], 2, "--hid"),
-        (program.main, ["--hidden", "8", "--architecture", "4"], 2, "--architecture and --hidden"),
+        (program.main, ["--hidden", "8", "--architecture", "5"], 2, "--architecture and --hidden"),
         (program.main, ["--task", "cifar10", "--hidden", "8"], 1, "hidden = (8,) has no effect"),
         (
             program.main,

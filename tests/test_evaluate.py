@@ -88,8 +88,9 @@ def test_the_epoch_with_the_lowest_loss_is_given_back_where_it_is_tested(tmp_pat
         select_epoch="lowest_loss",
         selective_epochs=5,
         schedule="constant",
-        learning_rate=2.0,
-        clip=0.0,
+        learning_rate=100.0,
+        warmup=0.99,
+        weight_decay=0.0,
     )
     train_and_evaluate(config, show_progress=False)
     phase = last_phase(tmp_path / "run")
@@ -201,7 +202,7 @@ def test_arguments_that_do_not_fit(home, tmp_path, capsys):
     data = write(tmp_path / "a.csv", trees())
     before = data.read_text()
     for arguments, message in (
-        ([str(tmp_path)], "holds no finished run"),
+        ([str(tmp_path)], "is no run folder"),
         ([str(home / "values"), "--data", "nothing.csv"], "no file /"),
         ([str(home / "values"), "--out", "a.csv"], "--out: expected --data too"),
         ([str(home / "values"), "--data", str(data), "--out", str(data)], "another file than"),
@@ -224,7 +225,7 @@ def test_a_table_that_changed_is_noticed(home, tmp_path):
     table = trees(200)
     table["girth"][0] += 1
     write(tmp_path / "trees.csv", table)
-    with pytest.raises(DataError, match="are not those of the run: extras differs"):
+    with pytest.raises(DataError, match=r"are not those of the run \(extras\)"):
         score_test(run._replace(task=task))
 
 
@@ -241,7 +242,7 @@ def test_a_run_on_a_table_that_changed_is_not_resumed(home, tmp_path, monkeypatc
         train_and_evaluate(config, show_progress=False)
     table["girth"][0] += 1
     write(path, table)
-    with pytest.raises(RuntimeError, match=r"holds a run on other data \(extras differ\)"):
+    with pytest.raises(RuntimeError, match=r"holds a run on other data \(extras\)"):
         train_and_evaluate(config, show_progress=False)
 
 

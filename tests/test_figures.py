@@ -53,17 +53,23 @@ class Gallery:
     def drawn(self, name: str, kind: str) -> tuple[Figure, list]:
         """The figure, and its visible texts with their boxes in pixels."""
         if (name, kind) not in self._figures:
-            run, texts, plain = self.run(name), [], Text.draw
-
-            def draw_and_note(text, renderer):
-                if text.get_visible() and text.get_text():
-                    texts.append((text, text.get_window_extent(renderer)))
-                plain(text, renderer)
-
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(Text, "draw", draw_and_note)
-                self._figures[name, kind] = figures.FIGURES[kind](run), texts
+            run = self.run(name)
+            self._figures[name, kind] = draw_and_note_texts(lambda: figures.FIGURES[kind](run))
         return self._figures[name, kind]
+
+
+def draw_and_note_texts(draw) -> tuple[Figure, list]:
+    """A figure, and its visible texts with their boxes in pixels."""
+    texts, plain = [], Text.draw
+
+    def draw_and_note(text, renderer):
+        if text.get_visible() and text.get_text():
+            texts.append((text, text.get_window_extent(renderer)))
+        plain(text, renderer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Text, "draw", draw_and_note)
+        return draw(), texts
 
 
 @pytest.fixture(scope="module")
@@ -198,8 +204,30 @@ def test_a_comparison_is_drawn_when_a_result_changes(copy, tmp_path, written):
 )
 def test_no_text_is_clipped_or_covered_by_another(gallery, name, kind):
     figure, texts = gallery.drawn(name, kind)
-    width, height = figure.bbox.size
     assert len(texts) > 5
+    assert_legible(figure, texts)
+
+
+@pytest.mark.parametrize("largest", [1.3e-6, 3e-6, 2e-5, 1e-3, 1.0])
+def test_a_comparison_has_legible_texts_on_any_range(tmp_path, largest):
+    scores = {"two_phase": [1e-6], "uniform:relu": [largest]}
+    folders = scored(tmp_path, "function:product_sine", scores)
+    figure, texts = draw_and_note_texts(lambda: figures.comparison(folders))
+    assert_legible(figure, texts)
+    axis = figure.axes[0].xaxis
+    low, high = axis.get_view_interval()
+    labelled = [
+        label.get_text()
+        for place, label in zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
+        if low <= place <= high
+    ]
+    assert 1 <= len(labelled) <= 8
+    assert all(labelled)
+
+
+def assert_legible(figure: Figure, texts: list) -> None:
+    """No text leaves the figure or lies on another."""
+    width, height = figure.bbox.size
     for text, box in texts:
         inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
         assert inside, (text.get_text(), box)

@@ -226,14 +226,16 @@ def test_compare_prints_every_run_and_says_whether_all_is_equal(run, capsys):
         {"commit": commit, "packages": {}, "runs": {"digits": run, "conv": own}}
         for commit, own in (("a", run), ("b", new), ("c", {**new, "metrics": []}))
     )
-    assert guard.compare(old, same, limit=20)
-    assert "digits: equal\nconv: equal (1 allowed)\nequal" in capsys.readouterr().out
-    assert not guard.compare(old, other, limit=1)
+    assert guard.compare(old, same, only=[], limit=20)
+    assert "digits: equal\nconv: equal (1 allowed: in one only)\nequal" in capsys.readouterr().out
+    assert not guard.compare(old, other, only=[], limit=1)
     printed = capsys.readouterr().out
-    assert "digits: equal\nconv: 5 DIFFER (1 allowed)\n" in printed
+    assert "digits: equal\nconv: 5 DIFFER (1 allowed: in one only)\n" in printed
     assert "... and 4 more" in printed
-    assert not guard.compare(old, {**old, "runs": {"digits": run}}, limit=20)
-    assert not guard.compare({**old, "runs": {"digits": run}}, old, limit=20)
+    assert not guard.compare(old, {**old, "runs": {"digits": run}}, only=[], limit=20)
+    assert not guard.compare({**old, "runs": {"digits": run}}, old, only=[], limit=20)
+    assert guard.compare({**old, "runs": {"digits": run}}, old, only=["digits"], limit=20)
+    assert not guard.compare(old, old, only=["mnist"], limit=20)
 
 
 def test_the_commands(run, tmp_path, capsys):
@@ -262,6 +264,92 @@ def test_a_program_gets_the_options_that_it_has():
         "--a",
         "1",
     ]
+
+
+PROGRAM = """
+import json, pathlib, sys, time
+if "--help" in sys.argv:
+    sys.exit(print("--task --control --run-dir --checkpoint-seconds"))
+assert "--choices" not in sys.argv
+options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+folder = pathlib.Path(options["--run-dir"])
+if options["--task"] == "broken":
+    sys.exit("no memory")
+folder.mkdir(parents=True, exist_ok=True)
+saved, metrics = len(list(folder.glob("checkpoints/*"))), folder / "metrics.jsonl"
+rows = metrics.read_text().splitlines(keepends=True) if saved else []
+metrics.write_text("".join(rows[:saved]))
+for epoch in range(saved + 1, 5):
+    rate = RATE + (0.1 if saved and options["--task"] == "forgetful" else 0)
+    with open(metrics, "a") as file:
+        print(json.dumps({"phase": "ab"[epoch > 3], "rate": rate}), file=file)
+    (folder / f"checkpoints/{epoch}").mkdir(parents=True)
+    time.sleep(0.2 if options["--task"] == "slow" else 0)
+if options["--task"] != "mute":
+    (folder / "config.json").write_text(json.dumps({"control": options["--control"]}))
+"""
+
+
+@pytest.fixture
+def train(monkeypatch):
+    """Runs the guard on programs that train nothing, whose commit is the number they give."""
+
+    def export(commit: str, folder: Path) -> str:
+        (folder / "experiments").mkdir(parents=True)
+        for module in ("run", "grid"):
+            text = PROGRAM.replace("RATE", commit)
+            (folder / "experiments" / f"{module}.py").write_text(text)
+        return commit
+
+    monkeypatch.setattr(guard_runs, "export", export)
+
+    def train(task: str, *arguments: Any, disturbed: str = "") -> int:
+        job = guard_runs.Job(f"run --task {task} --choices random", disturbed)
+        other = guard_runs.Job("run --task other --choices random --data-dir DATA")
+        monkeypatch.setattr(guard, "JOBS", {"some": job, "other": other})
+        return guard.main([str(argument) for argument in arguments])
+
+    return train
+
+
+def test_two_commits_are_trained_and_compared(train, capsys):
+    assert train("x", 1, 1.0, "--only", "some") == 1
+    assert "some/metrics/0/rate: 1 → 1.0" in capsys.readouterr().out
+    assert train("x", 1, 1) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("other: skipped, it needs --data-dir") == 2
+    assert printed.endswith("old: 1\nnew: 1\nsome: equal\nequal\n")
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        ("broken", "experiments.run ended with 1: no memory"),
+        ("mute", "0 folders with a config.json, 0 runs"),
+    ],
+)
+def test_a_run_that_fails_is_recorded(train, tmp_path, task, reason):
+    path = tmp_path / "record.json"
+    assert train(task, "record", path, "--commit", 1) == 1
+    assert read_record(path)["runs"] == {"some": {"failed": reason}}
+
+
+@pytest.mark.parametrize(
+    ("task", "disturbed", "phases", "status"),
+    [
+        ("x", "cut", ["a", "b"], 0),
+        ("slow", "killed", ["a", "a"], 0),
+        ("forgetful", "cut", ["a", "b"], 1),
+    ],
+)
+def test_a_run_is_disturbed_and_resumed(train, tmp_path, task, disturbed, phases, status):
+    path = tmp_path / "record.json"
+    assert train(task, "record", path, "--commit", 1, disturbed=disturbed) == status
+    run = read_record(path)["runs"]["some"]
+    assert run["config"] == {"control": "random"}
+    assert [row["rate"] for row in run["metrics"]] == [1] * 4
+    expected = {"phase": phases[0], "next_phase": phases[1], "equal": not status}
+    assert run["resumed"] == expected
 
 
 def test_the_programs_own_reader_takes_the_images(tmp_path):

@@ -17,15 +17,13 @@ import pytest
 from flax import nnx
 
 import smartmixed_jax
+from experiments.training.models import ConvNet, ResNet, Transformer
 from smartmixed_jax import (
     MLP,
     REGRESSION_POOL,
-    ConvNet,
     MixedActivation,
-    ResNet,
     SelectionLogits,
     SelectiveActivation,
-    Transformer,
     estimators,
     fix_choices,
 )
@@ -271,10 +269,11 @@ def test_every_public_name_is_there_once_and_has_a_docstring():
         assert getattr(smartmixed_jax, name).__doc__, name
 
 
-@pytest.mark.parametrize("name", ["__init__", *MODULES])
+@pytest.mark.parametrize("name", ["__init__", *MODULES, "experiments.training.models"])
 def test_every_docstring_example_runs(name):
     """Also those of methods, properties and compiled functions: as many as there are prompts."""
-    module = importlib.import_module(f"smartmixed_jax.{name}".removesuffix(".__init__"))
+    path = name if name.startswith("experiments.") else f"smartmixed_jax.{name}"
+    module = importlib.import_module(path.removesuffix(".__init__"))
     # Flax's avg_pool divides by an integer.
     with jax.numpy_dtype_promotion("standard"):
         result = doctest.testmod(module)

@@ -26,6 +26,7 @@ BASES = [
     default_config("recommended", "tiny_shakespeare"),
     default_config("described", "function:ratio"),
     default_config("recommended", "function:ratio"),
+    default_config("recommended", "table:trees.csv"),
     dataclasses.replace(default_config(), method="uniform:relu"),
 ]
 OTHER_VALUES = {"method": "uniform:tanh", "pool": "extended", "network": "conv", "run_dir": "x"}
@@ -113,6 +114,7 @@ UNIFORM, PHASES, MLP = {"method": "uniform:relu"}, "a uniform network", "only th
         ("cifar10", {"architecture": 5}, "architecture", MLP),
         ("mnist", {"network": "conv", "initialization": "torch"}, "initialization", MLP),
         ("function:ratio", {"architecture": 5}, "architecture", "hidden gives the widths"),
+        ("table:a.csv", {"split_column": "s", "test_fraction": 0.3}, "test_fraction", "split_col"),
         (
             "digits",
             {"selective_epochs": 1, "mixed_epochs": 1, "select_epoch": "lowest_loss"},
@@ -216,6 +218,7 @@ def test_layers_say_where_they_stand():
     assert names[6:8] == ["stage 1 block 3, after the addition", "stage 2 block 1, inside"]
     assert names[-1] == "stage 3 block 3, after the addition"
     assert len(set(names)) == 19
+    assert list(layer_names("resnet20", paths(5)).values())[-1] == "block 2, after the addition"
     assert layer_names("resnet20", sorted(paths(19))) == layer_names("resnet20", paths(19))
     assert list(layer_names("resnet20", sorted(paths(19)))) == paths(19)
     assert layer_names("my_module:build", ["act1"]) == {"act1": "act1"}

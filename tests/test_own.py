@@ -42,6 +42,9 @@ MAE = dataclasses.replace(
     REGRESSION, name="mae", loss=absolute, score=absolute, metric="MAE", normalized=False,
     result="test_score", unit="m", columns={"test MAE": ("test_score", "{:.3f} m".format)},
 )
+VAGUE = dataclasses.replace(
+    MAE, name="vague", loss=lambda outputs, labels: jnp.sum(outputs), score=absolute
+)
 POOL = ActivationPool({"relu": jax.nn.relu, "sin": jnp.sin})
 NUMBER = 3
 
@@ -112,6 +115,14 @@ def lengths():
     )
 def classes():
     return dataclasses.replace(fixed(), objective=CLASSIFICATION)
+def broadcast():
+    parts = {n: Split(s.inputs, np.repeat(s.labels, 2, 1)) for n, s in splits().items()}
+    return dataclasses.replace(fixed(), splits=parts)
+def vague():
+    return dataclasses.replace(fixed(), objective=VAGUE)
+def flat():
+    parts = {n: Split(s.inputs, s.labels[:, 0]) for n, s in splits().items()}
+    return dataclasses.replace(fixed(), splits=parts)
 def hidden_objective():
     return dataclasses.replace(fixed(), objective=dataclasses.replace(MAE, metric="other"))
 
@@ -338,6 +349,11 @@ def test_labels_may_be_text_or_any_integers_and_images_floats(tmp_path):
     assert named.class_names == tuple("abcd")
 
 
+def test_too_few_images_for_the_validation_are_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"validation_fraction = 0\.01: .*number of classes = 3"):
+        load_arrays(tmp_path / "a.npz", images(), validation_fraction=0.01)
+
+
 def test_arrays_train(tmp_path):
     np.savez(tmp_path / "a.npz", **images())
     config = small(f"arrays:{tmp_path}/a.npz", run_dir=str(tmp_path / "run"))
@@ -465,6 +481,8 @@ def test_a_config_file_that_does_not_fit_is_one_line(tmp_path, text, message):
         ({"task": "things:ragged"}, "inputs of the splits differ"),
         ({"task": "things:lengths"}, r"test has inputs \[3, 6, 2\] and labels \[20, 1\]"),
         ({"task": "things:classes"}, "labels are float32 in .*, expected classes 0 to 0"),
+        ({"task": "things:broadcast"}, r"labels are \['M', 2\] and out_features = 1, expected"),
+        ({"task": "things:vague"}, r"the loss for outputs \[3, 1\] .* is \[\], expected a number"),
         ({"task": "things:hidden_objective"}, "the objective 'mae' is made inside the function"),
         ({"task": "function:things:scalar"}, r"returns float64 \[\] for 1 arrays"),
         ({"task": "function:things:text"}, r"returns <U1 \[4000\] for 1 arrays"),
@@ -480,6 +498,7 @@ def test_a_config_file_that_does_not_fit_is_one_line(tmp_path, text, message):
         ({"network": "things:own_layers"}, "the layer act is not as activation"),
         ({"network": "things:wide"}, r"returns float32 \[2, 2\] for .*, expected floats \[2, 1\]"),
         ({"network": "things:narrow"}, r"fails on inputs \[2, 6, 2\]"),
+        ({"dtype": "bfloat16"}, "dtype = 'bfloat16': expected float32 for a network of the"),
         ({"network": "mlp2"}, "network = 'mlp2': expected one of mlp, .*MODULE:NAME"),
         ({"pool": "relu,swish"}, "no function 'swish'; known: relu, .*; or a pool: paper"),
         ({"pool": "relu,relu"}, "expected each function once"),
@@ -508,6 +527,11 @@ def changes_of(changes: dict) -> dict:
     if changes.get("task", "").startswith(("function:", "digits")):
         return {"network": "mlp", "pool": "paper"} | changes
     return changes
+
+
+def test_values_without_an_axis_are_given_one(folder):
+    """Else outputs [B, 1] less labels [B] would be [B, B]."""
+    assert load_task(small("things:flat")).splits["train"].labels.shape == (60, 1)
 
 
 def test_a_factory_may_name_its_arguments_otherwise(folder):

@@ -173,7 +173,7 @@ def test_a_killed_process_resumes_bit_for_bit(whole, tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while len(run_folder.read_metrics(folder)) < 2 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -82,7 +83,28 @@ def _checked(task: Any, name: str, seeded: bool) -> Task:
             f"labels are {labels.dtype} in [{labels.min()}, {labels.max()}], expected classes "
             f"0 to {task.out_features - 1}"
         )
+    _check_objective(task)
     return task
+
+
+def _check_objective(task: Task) -> None:
+    """Raises ValueError if the objective does not give a number per example."""
+    labels = task.splits["train"].labels[:3]
+    if task.objective.normalized and (labels.shape[1:] != (1,) or task.out_features != 1):
+        raise ValueError(
+            f"labels are {['M', *labels.shape[1:]]} and out_features = {task.out_features}, "
+            f"expected ['M', 1] and 1 for {task.objective.name}"
+        )
+    places = task.shape[:1] if task.takes_tokens else ()
+    outputs = jax.ShapeDtypeStruct((len(labels), *places, task.out_features), jnp.float32)
+    for name in ("loss", "score"):
+        what = f"the {name} for outputs {list(outputs.shape)} and labels {list(labels.shape)}"
+        try:
+            result = jax.eval_shape(getattr(task.objective, name), outputs, labels)
+        except Exception as error:  # whatever the user's objective raises
+            raise ValueError(f"{what} fails ({one_line(error)})") from error
+        if result.shape != outputs.shape[:-1]:
+            raise ValueError(f"{what} is {list(result.shape)}, expected a number per prediction")
 
 
 def _checked_split(part: str, split: Any) -> Split:
@@ -104,6 +126,8 @@ def _checked_split(part: str, split: Any) -> Split:
     if inputs.dtype != np.uint8:
         inputs = inputs.astype(np.int32 if inputs.dtype.kind in "iu" else np.float32)
     labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
+    if labels.dtype == np.float32 and labels.ndim == 1:
+        labels = labels[:, None]  # values [M]: outputs are [M, 1]
     return Split(jnp.asarray(inputs), jnp.asarray(labels))
 
 

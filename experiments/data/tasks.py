@@ -120,7 +120,7 @@ def _load_function(config: Config) -> Task:
     name = config.task.removeprefix("function:")
     samples = functions.sample(name, config.seed, config.range)
     names = functions.variables(name)
-    columns = Encoding(tuple(map(Column, names)), Column("y"))
+    columns = Encoding(tuple(map(Column, names)), Column("value" if "y" in names else "y"))
     return Task(
         name=config.task,
         splits={
@@ -166,7 +166,11 @@ def _load_arrays(config: Config) -> Task:
 
 
 def _task_of_images(config: Config, dataset: Dataset) -> Task:
-    kept, held_out = stratified_split(dataset.train_labels, config.validation_fraction, 42)
+    fraction = config.validation_fraction
+    try:
+        kept, held_out = stratified_split(dataset.train_labels, fraction, 42)
+    except ValueError as error:  # too few images for so many classes
+        raise ValueError(f"validation_fraction = {fraction}: {error}") from error
     parts = {
         "train": (dataset.train_inputs[kept], dataset.train_labels[kept]),
         "validation": (dataset.train_inputs[held_out], dataset.train_labels[held_out]),

@@ -1,9 +1,12 @@
 """Many runs of one task, by their test score."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import ticker
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from experiments import statistics
@@ -53,7 +56,20 @@ def comparison(folders: Sequence[Path]) -> Figure:
     figure.suptitle(compared.task.name, fontsize=8, fontweight="bold")
     if objective.log_scale:
         axes.set_xscale("log")
+        _label_few_places(axes.xaxis, *axes.get_xlim())
     return figure
+
+
+def _label_few_places(axis: Axis, low: float, high: float) -> None:
+    """Labels decades alone on a log axis that spans two, else some places between them."""
+    decades = math.log10(high / low)
+    places = (
+        (1.0,) if decades >= 2 else (1.0, 2.0, 5.0) if decades >= 0.8 else (1.0, 1.5, 2.0, 3.0, 5.0)
+    )
+    axis.set_major_locator(ticker.LogLocator(subs=places))
+    every = (math.inf, math.inf)
+    axis.set_major_formatter(ticker.LogFormatterSciNotation(minor_thresholds=every))
+    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _color(row: Row) -> str:

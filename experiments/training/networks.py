@@ -20,16 +20,14 @@ from experiments.config import Config, check_method
 from experiments.data.task import Task
 from experiments.run_folder import TaskRecord
 from experiments.training.keys import INIT, SWITCH, make_key
+from experiments.training.models import ConvNet, ResNet, Transformer
 from experiments.training.own_network import build_own_network, call, require_trainable
 from smartmixed_jax import (
     MLP,
     Coefficients,
-    ConvNet,
     FunctionTable,
     MixedActivation,
-    ResNet,
     SelectiveActivation,
-    Transformer,
     coefficients,
     fix_choices,
 )
@@ -107,6 +105,10 @@ def require_fit(config: Config, task: Task) -> None:
     """
     check_method(config)
     if config.has_own_network:
+        if config.dtype != "float32":
+            raise ValueError(
+                f"dtype = {config.dtype!r}: expected float32 for a network of the user's"
+            )
         pool = None if _is_uniform(config) else _layer_options(config)["pool"]
         run = functools.partial(apply, config, task.scale)
         require_trainable(build_model(config, task), config, pool, run, task)

@@ -108,7 +108,7 @@ def _train_group(configs: Sequence[Config], load: Loader, show_progress: bool) -
             folder = folder_of(config)
             opened.enter_context(folder_lock.opened(folder, config))
             if task is not None and not is_complete(folder):
-                run_folder.write_task(folder, task.record())
+                run_folder.keep_task(folder, task.record())
                 checkpoints = opened.enter_context(Checkpoints(folder))
                 runs.append(Run(config, task, folder, checkpoints))
         for cohort, phase in _resume(runs):

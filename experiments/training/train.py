@@ -58,7 +58,7 @@ def train_and_evaluate(
     with folder_lock.opened(folder, config):
         if task is None or is_complete(folder):
             return folder
-        run_folder.write_task(folder, task.record())
+        run_folder.keep_task(folder, task.record())
         with Checkpoints(folder) as checkpoints:
             run = Run(config, task, folder, checkpoints)
             phase = resume(run)
