@@ -45,13 +45,21 @@ def parse(arguments: Sequence[str]) -> Config:
         default = dataclasses.replace(default, **(given | vars(chosen)))
     except ValueError as error:
         raise ValueError(f"{file.config}: {error}") from None
-    return tyro.cli(
-        Config,
+    options = tyro.cli(
+        _Unchecked,
         prog="python -m experiments.run",
         description=f"{__doc__}\n{CONFIG_HELP}",
-        default=default,
+        default=_Unchecked(**vars(default)),
         args=others,
     )
+    return Config(**vars(options))
+
+
+class _Unchecked(Config):
+    """Options as they are typed: tyro would draw a box around what is wrong with their values."""
+
+    def __post_init__(self) -> None:
+        pass
 
 
 def read_config(path: Path) -> dict[str, Any]:

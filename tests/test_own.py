@@ -15,7 +15,7 @@ from experiments.data import DataError
 from experiments.data.tasks import find_kind, load_task
 from experiments.pools import find_pool
 from experiments.presets import default_config
-from experiments.run import parse
+from experiments.run import main, parse
 from experiments.run_folder import read_finished
 from experiments.training.networks import build_model, require_fit
 from experiments.training.parallel import train_all
@@ -455,6 +455,18 @@ def test_a_config_file_that_does_not_fit_is_one_line(tmp_path, text, message):
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=r"missing\.json: .*No such file"):
         parse(["--config", "missing.json"])
+
+
+def test_a_wrong_value_of_an_option_is_one_line_too(capsys):
+    for arguments, message in (
+        (["--pool", "relu,swish"], "error: pool = 'relu,swish': no function 'swish'; known:"),
+        (["--network", "mpl"], "error: network = 'mpl': expected one of mlp"),
+        (["--config", "missing.json"], "error: missing.json: "),
+    ):
+        assert main(arguments) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(message)
+        assert error.count("\n") == 1
 
 
 # What is refused, before anything is written
