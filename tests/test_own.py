@@ -118,6 +118,10 @@ def classes():
 def broadcast():
     parts = {n: Split(s.inputs, np.repeat(s.labels, 2, 1)) for n, s in splits().items()}
     return dataclasses.replace(fixed(), splits=parts)
+def unnamed():
+    return dataclasses.replace(fixed(), class_names=("a", "b"))
+def arrays():
+    return dataclasses.replace(fixed(), extras={"mean": np.zeros(2)})
 def vague():
     return dataclasses.replace(fixed(), objective=VAGUE)
 def flat():
@@ -229,7 +233,7 @@ def test_it_resumes_to_the_bit_from_every_epoch(whole, folder, monkeypatch):
 
 def test_every_step_has_noise_of_its_own(folder):
     """Dropout and choices of streams that the model keeps."""
-    from experiments.training.own_network import call
+    from experiments.training.user_network import call
 
     model, x = build_model(own(), load_task(own())), np.ones((3, 6, 2), np.float32)
     keys = jax.random.split(jax.random.key(0), 3)
@@ -494,6 +498,8 @@ def test_a_wrong_value_of_an_option_is_one_line_too(capsys):
         ({"task": "things:lengths"}, r"test has inputs \[3, 6, 2\] and labels \[20, 1\]"),
         ({"task": "things:classes"}, "labels are float32 in .*, expected classes 0 to 0"),
         ({"task": "things:broadcast"}, r"labels are \['M', 2\] and out_features = 1, expected"),
+        ({"task": "things:unnamed"}, "2 class_names for 1 classes"),
+        ({"task": "things:arrays"}, "things:arrays': Object of type ndarray is not JSON serializa"),
         ({"task": "things:vague"}, r"the loss for outputs \[3, 1\] .* is \[\], expected a number"),
         ({"task": "things:hidden_objective"}, "the objective 'mae' is made inside the function"),
         ({"task": "function:things:scalar"}, r"returns float64 \[\] for 1 arrays"),
