@@ -13,6 +13,7 @@ from experiments import data, figures, run_folder
 from experiments.config import Config, to_json
 from experiments.data import DataError
 from experiments.data.tasks import find_kind, load_task
+from experiments.evaluate import load_run, score_test
 from experiments.pools import find_pool
 from experiments.presets import default_config
 from experiments.run import main, parse
@@ -211,6 +212,16 @@ def test_a_run_of_what_is_the_users_leaves_everything(whole):
     assert {"shares.png", "choice_map.png"} <= {p.name for p in figures.draw_figures(folder)}
 
 
+def test_its_network_is_given_back(whole):
+    run, phase = load_run(whole.run_dir), read_finished(Path(whole.run_dir)).summary["phases"][-1]
+    results = score_test(run)
+    assert results == {key: phase[key] for key in results}
+    assert set(run.tables) == {"act", "block.act"}
+    test = load_task(whole).splits["test"]
+    error = np.abs(run.outputs(test.inputs) - test.labels).mean()
+    assert error == pytest.approx(phase["test_score"], rel=1e-5)
+
+
 def test_it_resumes_to_the_bit_from_every_epoch(whole, folder, monkeypatch):
     config = dataclasses.replace(whole, run_dir=str(folder / "broken"))
     append, stops = run_folder.append_metrics, [1, 2, 3, 4]
@@ -276,6 +287,10 @@ def test_methods_and_controls_train_alone_and_together(folder, at_once):
             for place in folders
         ]
         np.testing.assert_allclose(losses, alone, rtol=1e-4)
+        # Trained as mixed networks, all uniform methods in one program; given back as uniform ones.
+        run = load_run(folders[-1])
+        assert run.tables == {}
+        assert score_test(run)["test_loss"] == pytest.approx(losses[-1], rel=1e-4)
 
 
 def test_a_function_of_the_users_is_fitted_on_its_range(folder):
