@@ -160,7 +160,7 @@ class Config:
         return self.hidden or ARCHITECTURES[self.architecture]
 
     @property
-    def has_own_network(self) -> bool:
+    def has_user_network(self) -> bool:
         """The network is the user's, MODULE:NAME."""
         return ":" in self.network
 
@@ -199,7 +199,7 @@ def _validate(config: Config) -> None:
     require(config.preset in PRESET_NAMES, "preset", f"one of {', '.join(PRESET_NAMES)}")
     require(config.control in CONTROLS, "control", f"one of {', '.join(CONTROLS)}")
     require(config.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}")
-    known = config.network in NETWORKS or config.has_own_network
+    known = config.network in NETWORKS or config.has_user_network
     require(known, "network", f"one of {', '.join(NETWORKS)}, MODULE:NAME")
     if ":" not in config.pool:  # a run folder is read where the user's modules may not be
         check_method(config)

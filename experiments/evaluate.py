@@ -3,9 +3,9 @@
     python -m experiments.evaluate RUN
     python -m experiments.evaluate RUN --data FILE [--out FILE.csv]
 
-The first computes the scores of the test split anew, from the run's own data. The second predicts
-for the rows of a CSV or NPZ file, with scores if it has the target too, and writes the predictions
-to predictions.csv in the run's folder, or to --out.
+The first recomputes the scores of the test split, from the data of the run. The second predicts for
+the rows of a CSV or NPZ file, with scores if it has the target too, and writes the predictions to
+predictions.csv in the run's folder, or to --out.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def load_run(folder: str | Path) -> TrainedRun:
 
 
 def score_test(run: TrainedRun) -> dict[str, float]:
-    """The results of the test split, computed anew from the run's data, as summary.json has them.
+    """The results of the test split, recomputed from the data of the run, as summary.json has them.
 
     Raises:
         DataError, ValueError: the data cannot be had, or are not those that the run had.

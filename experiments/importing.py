@@ -1,6 +1,7 @@
 """What a user names as MODULE:NAME on the command line."""
 
 import importlib
+import inspect
 import os
 import sys
 from typing import Any
@@ -34,7 +35,11 @@ def load_object(option: str, text: str) -> Any:
             ) from None
         raise ValueError(f"{given}: {module_name} fails to import ({one_line(error)})") from error
     if not hasattr(module, name):
-        names = [known for known in vars(module) if not known.startswith("_")]
+        names = [
+            known
+            for known, value in vars(module).items()
+            if not known.startswith("_") and not inspect.ismodule(value)
+        ]
         raise ValueError(
             f"{given}: {module_name} has no {name}; it has {', '.join(names) or 'nothing'}"
         )

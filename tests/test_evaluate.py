@@ -1,4 +1,4 @@
-"""A trained run given back, scored anew, and predictions for new rows."""
+"""A trained run given back, its scores recomputed, and predictions for new rows."""
 
 import csv
 import dataclasses

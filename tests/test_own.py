@@ -13,9 +13,10 @@ from experiments import data, figures, run_folder
 from experiments.config import Config, to_json
 from experiments.data import DataError
 from experiments.data.tasks import find_kind, load_task
+from experiments.evaluate import load_run, score_test
 from experiments.pools import find_pool
 from experiments.presets import default_config
-from experiments.run import parse
+from experiments.run import main, parse
 from experiments.run_folder import read_finished
 from experiments.training.networks import build_model, require_fit
 from experiments.training.parallel import train_all
@@ -118,6 +119,10 @@ def classes():
 def broadcast():
     parts = {n: Split(s.inputs, np.repeat(s.labels, 2, 1)) for n, s in splits().items()}
     return dataclasses.replace(fixed(), splits=parts)
+def unnamed():
+    return dataclasses.replace(fixed(), class_names=("a", "b"))
+def arrays():
+    return dataclasses.replace(fixed(), extras={"mean": np.zeros(2)})
 def vague():
     return dataclasses.replace(fixed(), objective=VAGUE)
 def flat():
@@ -207,6 +212,16 @@ def test_a_run_of_what_is_the_users_leaves_everything(whole):
     assert {"shares.png", "choice_map.png"} <= {p.name for p in figures.draw_figures(folder)}
 
 
+def test_its_network_is_given_back(whole):
+    run, phase = load_run(whole.run_dir), read_finished(Path(whole.run_dir)).summary["phases"][-1]
+    results = score_test(run)
+    assert results == {key: phase[key] for key in results}
+    assert set(run.tables) == {"act", "block.act"}
+    test = load_task(whole).splits["test"]
+    error = np.abs(run.outputs(test.inputs) - test.labels).mean()
+    assert error == pytest.approx(phase["test_score"], rel=1e-5)
+
+
 def test_it_resumes_to_the_bit_from_every_epoch(whole, folder, monkeypatch):
     config = dataclasses.replace(whole, run_dir=str(folder / "broken"))
     append, stops = run_folder.append_metrics, [1, 2, 3, 4]
@@ -229,7 +244,7 @@ def test_it_resumes_to_the_bit_from_every_epoch(whole, folder, monkeypatch):
 
 def test_every_step_has_noise_of_its_own(folder):
     """Dropout and choices of streams that the model keeps."""
-    from experiments.training.own_network import call
+    from experiments.training.user_network import call
 
     model, x = build_model(own(), load_task(own())), np.ones((3, 6, 2), np.float32)
     keys = jax.random.split(jax.random.key(0), 3)
@@ -272,6 +287,10 @@ def test_methods_and_controls_train_alone_and_together(folder, at_once):
             for place in folders
         ]
         np.testing.assert_allclose(losses, alone, rtol=1e-4)
+        # Trained as mixed networks, all uniform methods in one program; given back as uniform ones.
+        run = load_run(folders[-1])
+        assert run.tables == {}
+        assert score_test(run)["test_loss"] == pytest.approx(losses[-1], rel=1e-4)
 
 
 def test_a_function_of_the_users_is_fitted_on_its_range(folder):
@@ -457,6 +476,18 @@ def test_a_config_file_that_does_not_fit_is_one_line(tmp_path, text, message):
         parse(["--config", "missing.json"])
 
 
+def test_a_wrong_value_of_an_option_is_one_line_too(capsys):
+    for arguments, message in (
+        (["--pool", "relu,swish"], "error: pool = 'relu,swish': no function 'swish'; known:"),
+        (["--network", "mpl"], "error: network = 'mpl': expected one of mlp"),
+        (["--config", "missing.json"], "error: missing.json: "),
+    ):
+        assert main(arguments) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(message)
+        assert error.count("\n") == 1
+
+
 # What is refused, before anything is written
 
 
@@ -482,6 +513,8 @@ def test_a_config_file_that_does_not_fit_is_one_line(tmp_path, text, message):
         ({"task": "things:lengths"}, r"test has inputs \[3, 6, 2\] and labels \[20, 1\]"),
         ({"task": "things:classes"}, "labels are float32 in .*, expected classes 0 to 0"),
         ({"task": "things:broadcast"}, r"labels are \['M', 2\] and out_features = 1, expected"),
+        ({"task": "things:unnamed"}, "2 class_names for 1 classes"),
+        ({"task": "things:arrays"}, "things:arrays': Object of type ndarray is not JSON serializa"),
         ({"task": "things:vague"}, r"the loss for outputs \[3, 1\] .* is \[\], expected a number"),
         ({"task": "things:hidden_objective"}, "the objective 'mae' is made inside the function"),
         ({"task": "function:things:scalar"}, r"returns float64 \[\] for 1 arrays"),

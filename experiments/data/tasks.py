@@ -15,11 +15,11 @@ from experiments.config import Config
 from experiments.data import arrays, functions, images, tables
 from experiments.data.datasets import DATASETS, Dataset
 from experiments.data.encoding import Column, Encoding
-from experiments.data.own_tasks import find_maker, make_task
 from experiments.data.reading import find_file
 from experiments.data.splits import stratified_split
 from experiments.data.task import Split, Task
 from experiments.data.text import load_text
+from experiments.data.user_tasks import find_maker, make_task
 from experiments.names import changed_fields
 from experiments.objective import (
     CLASSIFICATION,
@@ -78,14 +78,14 @@ def _refuse_unread(config: Config, kind: Kind) -> None:
 def find_kind(name: str) -> Kind:
     """The kind of a task; ValueError if there is no such task."""
     prefix, colon, rest = name.partition(":")
-    kind = TASKS.get(name) or TASKS.get(prefix + ":") or (OWN if prefix and rest else None)
+    kind = TASKS.get(name) or TASKS.get(prefix + ":") or (USERS if prefix and rest else None)
     known = ", ".join(task + known_kind.argument for task, known_kind in TASKS.items())
     if kind is None or (colon and not rest):
         raise ValueError(f"task = {name!r}: expected one of {known}, MODULE:NAME")
     try:
         kind.check(name)
     except ValueError as error:
-        if kind is OWN and "no module" in str(error):
+        if kind is USERS and "no module" in str(error):
             raise ValueError(f"{error}; the other tasks are {known}") from None
         raise
     return kind
@@ -95,7 +95,7 @@ def describe_tasks() -> dict[str, str]:
     """What --help says of every task, by its name."""
     return {
         **{name + kind.argument: kind.about for name, kind in TASKS.items()},
-        "MODULE:NAME": OWN.about,
+        "MODULE:NAME": USERS.about,
     }
 
 
@@ -190,7 +190,7 @@ def _task_of_images(config: Config, dataset: Dataset) -> Task:
     )
 
 
-def _load_own(config: Config) -> Task:
+def _load_users(config: Config) -> Task:
     return make_task(config.task, config.seed)
 
 
@@ -255,5 +255,5 @@ TASKS: dict[str, Kind] = {
 }
 """By name, or by the part of the name up to the colon."""
 
-OWN = Kind(_load_own, ("seed",), find_maker, about="your function that returns a Task")
+USERS = Kind(_load_users, ("seed",), find_maker, about="your function that returns a Task")
 """Any other MODULE:NAME: a function of the user's."""

@@ -92,7 +92,7 @@ def _evaluate_batches(
         number, index = inputs
         draw = jax.random.fold_in(key, number)
         # Streams that a model keeps can be drawn from only where they were made.
-        inside = nnx.clone(model) if program.config.has_own_network else model
+        inside = nnx.clone(model) if program.config.has_user_network else model
         return None, apply(program, inside, split.inputs[index], draw)
 
     _, outputs = jax.lax.scan(step, None, (jnp.arange(steps), indices))

@@ -21,7 +21,7 @@ from experiments.data.task import Task
 from experiments.run_folder import TaskRecord
 from experiments.training.keys import INIT, SWITCH, make_key
 from experiments.training.models import ConvNet, ResNet, Transformer
-from experiments.training.own_network import build_own_network, call, require_trainable
+from experiments.training.user_network import build_user_network, call, require_trainable
 from smartmixed_jax import (
     MLP,
     Coefficients,
@@ -67,10 +67,10 @@ Network = Any
 
 def build_model(config: Config, task: Task | TaskRecord, phase_index: int = 0) -> Network:
     """The network of a method, freshly initialised for a phase; equal seeds give equal weights."""
-    if config.has_own_network:
+    if config.has_user_network:
         layer = {} if _is_uniform(config) else _layer_options(config)
         function = _uniform_function(config) if _is_uniform(config) else None
-        return build_own_network(config, task, phase_index, function, **layer)
+        return build_user_network(config, task, phase_index, function, **layer)
     rngs = nnx.Rngs(params=make_key(config.seed, phase_index, INIT))
     activation, dtype = _activation(config), jnp.dtype(config.dtype)
     shape, out_features = task.shape, task.out_features
@@ -104,7 +104,7 @@ def require_fit(config: Config, task: Task) -> None:
     And for a pool or network of the user's that cannot be had, or does not fit the method.
     """
     check_method(config)
-    if config.has_own_network:
+    if config.has_user_network:
         if config.dtype != "float32":
             raise ValueError(
                 f"dtype = {config.dtype!r}: expected float32 for a network of the user's"
@@ -133,7 +133,7 @@ def apply(
         scale: of the task.
     """
     inputs = inputs.astype(jnp.int32) if scale is None else inputs.astype(jnp.float32) / scale
-    if config.has_own_network:
+    if config.has_user_network:
         return call(model, inputs, key)
     if config.network == "mlp":
         inputs = inputs.reshape(len(inputs), -1)

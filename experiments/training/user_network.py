@@ -29,7 +29,7 @@ class UniformActivation(nnx.Module):
         return self.function(x)
 
 
-def build_own_network(
+def build_user_network(
     config: Config,
     task: Task | TaskRecord,
     phase_index: int,
@@ -90,7 +90,7 @@ def require_trainable(
     """Raises ValueError for a network that cannot be trained on the task.
 
     Args:
-        model: as `build_own_network` returned it.
+        model: as `build_user_network` returned it.
         pool: of its selective layers; None for a uniform network.
         run: (model, raw inputs, key) → outputs.
     """

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -74,7 +75,10 @@ def _checked(task: Any, name: str, seeded: bool) -> Task:
         class_names=tuple(task.class_names),
         seeded=seeded,
         source=task.source or f"the function {name}",
+        extras=json.loads(json.dumps(dict(task.extras))),
     )
+    if task.class_names and len(task.class_names) != task.out_features:
+        raise ValueError(f"{len(task.class_names)} class_names for {task.out_features} classes")
     labels = np.concatenate([np.asarray(split.labels).reshape(-1) for split in splits.values()])
     if task.objective.confusion and (
         labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= task.out_features
