@@ -33,6 +33,7 @@ from smartmixed_jax.table import FunctionTable
 from smartmixed_jax.types import Selection
 
 __version__ = "0.2.0"
+"""Of the package; pyproject.toml reads it here."""
 
 # fmt: off
 __all__ = [

@@ -26,7 +26,7 @@ from smartmixed_jax import (
     MixedActivation,
     SelectionLogits,
     apply_choices,
-    one_exp,
+    covered,
     summarize,
 )
 
@@ -431,7 +431,7 @@ def test_the_summary_of_an_epoch_is_the_librarys(digits):
 
 def test_a_clamped_pool_keeps_the_fast_form_and_its_values():
     pool = PAPER_POOL.map(lambda name, function: networks.Clamped(function, 10.0))
-    assert one_exp.covered(pool) == (0, 1, 2, 3, 4, 5)
+    assert covered(pool) == (0, 1, 2, 3, 4, 5)
     x = jnp.linspace(-2000, 2000, 4001)[:, None] / jnp.array([1.0, 100.0])
     for k, function in enumerate(pool.functions):
         y, slope = jax.jvp(lambda x: apply_choices(x, (k, k), pool), (x,), (jnp.ones_like(x),))  # noqa: B023
