@@ -46,7 +46,8 @@ tests: $(VENV)/.dev
 # Again in the mode that Flax announces as its future default; without the tests of pure functions
 # and of files, which know nothing of NNX, and without the notebooks and the page of the
 # documentation, which show one mode.
-WITHOUT_NNX := config data docs estimators linen mixture notebooks one_exp figures pools table tables your_data
+WITHOUT_NNX := config data docs estimators linen mixture notebooks one_exp figures pools \
+	table tables arrays config_file your_data
 tests-tree: $(VENV)/.dev
 	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(PYTEST) \
 	  $(WITHOUT_NNX:%=--ignore=tests/test_%.py)
