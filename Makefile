@@ -47,8 +47,8 @@ tests: $(VENV)/.dev
 # Again in the mode that Flax announces as its future default; without the tests of pure functions
 # and of files, which know nothing of NNX, and without the notebooks and the page of the
 # documentation, which show one mode.
-WITHOUT_NNX := choice_map command_line config copies data docs estimators figures fused guard linen \
-  mixture names notebooks objective pools report run_folder table tables your_data
+WITHOUT_NNX := arrays choice_map command_line config config_file copies data docs \
+  estimators figures fused guard linen mixture names notebooks objective pools report run_folder table tables your_data
 tests-tree: $(VENV)/.dev
 	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(PYTEST) \
 	  $(WITHOUT_NNX:%=--ignore=tests/test_%.py)

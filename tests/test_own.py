@@ -1,7 +1,6 @@
 """What users bring: tasks, functions, arrays, networks and pools of their own, and config files."""
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
@@ -9,147 +8,19 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import data, figures, run_folder
+from experiments import figures, run_folder
 from experiments.config import Config, to_json
-from experiments.data import DataError
 from experiments.data.tasks import find_kind, load_task
 from experiments.evaluate import load_run, score_test
 from experiments.pools import find_pool
 from experiments.presets import default_config
-from experiments.run import main, parse
 from experiments.run_folder import read_finished
 from experiments.training.networks import build_model, require_fit
 from experiments.training.parallel import train_all
 from experiments.training.train import train_and_evaluate
 from smartmixed_jax import PAPER_POOL
 
-MODULE = '''
-import dataclasses
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-from experiments.data import Split, Task
-from experiments.objective import CLASSIFICATION, REGRESSION
-from flax import nnx
-from smartmixed_jax import ActivationPool, SelectiveActivation
-
-
-def absolute(outputs, labels):
-    return jnp.abs(outputs - labels)[:, 0]
-
-
-MAE = dataclasses.replace(
-    REGRESSION, name="mae", loss=absolute, score=absolute, metric="MAE", normalized=False,
-    result="test_score", unit="m", columns={"test MAE": ("test_score", "{:.3f} m".format)},
-)
-VAGUE = dataclasses.replace(
-    MAE, name="vague", loss=lambda outputs, labels: jnp.sum(outputs), score=absolute
-)
-POOL = ActivationPool({"relu": jax.nn.relu, "sin": jnp.sin})
-NUMBER = 3
-
-
-def splits(seed=0, shape=(6, 2)):
-    x = np.random.default_rng(seed).normal(size=(100, *shape)).astype(np.float32)
-    y = np.sin(x.reshape(100, -1).sum(1))[:, None]
-    ends = {"train": (0, 60), "validation": (60, 80), "test": (80, 100)}
-    return {part: Split(x[slice(*pair)], y[slice(*pair)]) for part, pair in ends.items()}
-
-
-def waves(seed):
-    return Task("waves", splits(seed), MAE, 1)
-
-
-def fixed():
-    return Task("fixed", splits(), REGRESSION, 1)
-
-
-class Net(nnx.Module):
-    """Selective layers in a dictionary and as an attribute, dropout, model(x)."""
-
-    def __init__(self, input_shape, out_features, activation, rngs):
-        self.first = nnx.Linear(int(np.prod(input_shape)), 8, rngs=rngs)
-        self.block = nnx.Dict(act=activation(8, rngs=rngs))
-        self.drop = nnx.Dropout(0.2, rngs=rngs)
-        self.second = nnx.Linear(8, 7, rngs=rngs)
-        self.act = activation(7, rngs=rngs)
-        self.last = nnx.Linear(7, out_features, rngs=rngs)
-
-    def __call__(self, x):
-        x = self.drop(self.block["act"](self.first(x.reshape(len(x), -1))))
-        return self.last(self.act(self.second(x)))
-
-
-class WithRngs(Net):
-    def __call__(self, x, *, rngs=None):
-        x = self.block["act"](self.first(x.reshape(len(x), -1)), rngs=rngs)
-        return self.last(self.act(self.second(self.drop(x, rngs=rngs)), rngs=rngs))
-
-
-def positional(shape, classes, act, streams):
-    return Net(shape, classes, act, streams)
-
-
-def bump(x1):
-    return np.exp(-x1**2)
-
-
-# What is wrong.
-
-def no_task(): return 3
-def failing(): raise RuntimeError("no power")
-def two(a, b): return 3
-def half(): return dataclasses.replace(fixed(), splits={"train": splits()["train"]})
-def nan():
-    parts = splits()
-    return dataclasses.replace(
-        fixed(), splits=parts | {"test": Split(parts["test"].inputs * np.nan, parts["test"].labels)}
-    )
-def ragged():
-    parts = splits()
-    return dataclasses.replace(fixed(), splits=parts | {"test": splits(shape=(5, 2))["test"]})
-def lengths():
-    parts = splits()
-    return dataclasses.replace(
-        fixed(), splits=parts | {"test": (parts["test"].inputs[:3], parts["test"].labels)}
-    )
-def classes():
-    return dataclasses.replace(fixed(), objective=CLASSIFICATION)
-def broadcast():
-    parts = {n: Split(s.inputs, np.repeat(s.labels, 2, 1)) for n, s in splits().items()}
-    return dataclasses.replace(fixed(), splits=parts)
-def unnamed():
-    return dataclasses.replace(fixed(), class_names=("a", "b"))
-def arrays():
-    return dataclasses.replace(fixed(), extras={"mean": np.zeros(2)})
-def vague():
-    return dataclasses.replace(fixed(), objective=VAGUE)
-def flat():
-    parts = {n: Split(s.inputs, s.labels[:, 0]) for n, s in splits().items()}
-    return dataclasses.replace(fixed(), splits=parts)
-def hidden_objective():
-    return dataclasses.replace(fixed(), objective=dataclasses.replace(MAE, metric="other"))
-
-def scalar(x1): return 1.0
-def text(x1): return np.array(["a"] * len(x1))
-def root(x1, x2): return np.sqrt(x1) + x2
-def by_math(x1):
-    import math
-    return math.sin(x1)
-def star(*x): return x[0]
-
-def number(input_shape, out_features, activation, rngs): return 3
-def breaks(input_shape, out_features, activation, rngs): raise RuntimeError("too deep")
-def plain(input_shape, out_features, activation, rngs):
-    return Net(input_shape, out_features, lambda n, rngs: jnp.tanh, rngs)
-def own_layers(input_shape, out_features, activation, rngs):
-    return Net(input_shape, out_features, lambda n, rngs: SelectiveActivation(n, rngs=rngs), rngs)
-def wide(input_shape, out_features, activation, rngs):
-    return Net(input_shape, out_features + 1, activation, rngs)
-def narrow(input_shape, out_features, activation, rngs):
-    return Net((3,), out_features, activation, rngs)
-'''
+MODULE = (Path(__file__).parent / "users_models" / "things.py").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -316,110 +187,6 @@ def test_a_function_that_ends_at_its_range_is_not_tested_outside(folder):
     assert all(np.isfinite(array).all() for array in fit.values())
 
 
-# Arrays
-
-
-def images(shape=(5, 4), labels=3, dtype=np.uint8) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for part, count in (("train", 60), ("test", 20)):
-        arrays[f"y_{part}"] = np.arange(count) % labels
-        x = rng.uniform(0, 250, (count, *shape)) + 5.0 * arrays[f"y_{part}"][:, None, None]
-        arrays[f"x_{part}"] = x.astype(dtype)
-    return arrays
-
-
-def load_arrays(path: Path, arrays: dict, **changes):
-    np.savez(path, **arrays)
-    return load_task(small(f"arrays:{path}", **changes))
-
-
-def test_arrays_of_any_size_and_name_are_images(tmp_path):
-    arrays = images()
-    task = load_arrays(tmp_path / "a.npz", arrays)
-    assert (task.shape, task.out_features, task.scale) == ((5, 4, 1), 3, 255.0)
-    assert [len(task.splits[part].labels) for part in task.splits] == [54, 6, 20]
-    ours = {
-        "train_inputs": arrays["x_train"][..., None],
-        "train_labels": arrays["y_train"][:, None],
-        "test_inputs": arrays["x_test"][..., None],
-        "test_labels": arrays["y_test"][:, None],
-    }
-    other = load_arrays(tmp_path / "b.npz", ours)
-    np.testing.assert_array_equal(task.splits["train"].inputs, other.splits["train"].inputs)
-    np.testing.assert_array_equal(task.splits["test"].labels, arrays["y_test"])
-
-
-def test_labels_may_be_text_or_any_integers_and_images_floats(tmp_path):
-    arrays = images(dtype=np.float64)
-    names = np.array(["cat", "dog", "eel"])
-    for part in ("y_train", "y_test"):
-        arrays[part] = names[arrays[part]]
-    task = load_arrays(tmp_path / "a.npz", arrays)
-    assert task.class_names == ("cat", "dog", "eel")
-    assert task.scale == pytest.approx(arrays["x_train"].max())
-    assert np.abs(task.splits["train"].inputs / task.scale).max() <= 1
-    arrays = images()
-    arrays |= {"y_train": arrays["y_train"] * 7, "y_test": arrays["y_test"] * 7}
-    assert load_arrays(tmp_path / "b.npz", arrays).class_names == ("0", "7", "14")
-    signed = {name: x / 127.5 - 1 if "x" in name else x for name, x in images().items()}
-    assert load_arrays(tmp_path / "c.npz", signed).scale == 1.0
-    named = load_arrays(tmp_path / "d.npz", images() | {"class_names": np.array(list("abcd"))})
-    assert named.class_names == tuple("abcd")
-
-
-def test_too_few_images_for_the_validation_are_one_line(tmp_path):
-    with pytest.raises(ValueError, match=r"validation_fraction = 0\.01: .*number of classes = 3"):
-        load_arrays(tmp_path / "a.npz", images(), validation_fraction=0.01)
-
-
-def test_arrays_train(tmp_path):
-    np.savez(tmp_path / "a.npz", **images())
-    config = small(f"arrays:{tmp_path}/a.npz", run_dir=str(tmp_path / "run"))
-    summary = read_finished(train_and_evaluate(config, show_progress=False)).summary
-    assert np.sum(summary["confusion"]) == 20
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"x_test": None}, "expected the arrays train_inputs, .*found .*x_train"),
-        ({"x_train": np.zeros((60, 5))}, r"training images are float64 \[60, 5\], expected"),
-        ({"x_test": np.zeros((20, 4, 4))}, r"training images are \[5, 4, 1\], test images \[4,"),
-        ({"y_train": np.eye(3)[images()["y_train"]]}, r"labels are float64 \[60, 3\], expected"),
-        ({"y_test": np.full(20, 9)}, "a test image has the label 9, expected one of the 3 of"),
-        ({"x_test": np.full((20, 5, 4), np.nan)}, "test image 0 holds nan or inf"),
-        ({"y_train": np.zeros(60, int), "y_test": np.zeros(20, int)}, "1 class"),
-        ({"y_train": np.array([0, 1, 2, *[0] * 57])}, "the class 1 has 1 training image"),
-        ({"class_names": np.array(["a", "b"])}, "the label 2, expected one of the 2 of class_n"),
-    ],
-)
-def test_arrays_that_do_not_fit_are_one_line(tmp_path, change, message):
-    arrays = {n: array for n, array in (images() | change).items() if array is not None}
-    with pytest.raises(DataError, match=message):
-        load_arrays(tmp_path / "a.npz", arrays)
-
-
-def test_the_file_of_keras_is_a_set_of_ours(tmp_path):
-    arrays = images((28, 28), 10)
-    np.savez(tmp_path / "mnist.npz", **arrays)
-    found = data.load("mnist", tmp_path)
-    np.testing.assert_array_equal(found.train_inputs[..., 0], arrays["x_train"])
-    np.testing.assert_array_equal(found.test_labels, arrays["y_test"])
-    labels = {name: a[:, None] if name[0] == "y" else a for name, a in arrays.items()}
-    np.savez(tmp_path / "mnist.npz", **labels)
-    np.testing.assert_array_equal(data.load("mnist", tmp_path).test_labels, arrays["y_test"])
-
-
-def test_a_file_of_another_layout_is_not_called_damaged(tmp_path):
-    np.savez(tmp_path / "mnist.npz", images=np.zeros(3), labels=np.zeros(3))
-    with pytest.raises(DataError, match=r"expected the arrays .*x_train.*; found images, labels"):
-        data.load("mnist", tmp_path)
-    with pytest.raises(DataError) as caught:
-        data.load("mnist", tmp_path)
-    assert "delete" not in str(caught.value)
-
-
 # Pools
 
 
@@ -435,57 +202,6 @@ def test_a_run_folder_is_read_where_the_module_is_not(tmp_path):
     config = dataclasses.replace(default_config(), pool="nowhere:POOL", method="uniform:swish")
     (tmp_path / "config.json").write_text(to_json(config))
     assert run_folder._parse_config(tmp_path / "config.json") == config
-
-
-# Config files
-
-
-def test_a_config_file_gives_the_defaults(tmp_path):
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({"task": "function:ratio", "hidden": [8, 8], "range": [0, 1]}))
-    config = parse(["--config", str(path), "--seed", "3"])
-    expected = default_config(task="function:ratio")
-    assert config == dataclasses.replace(expected, hidden=(8, 8), range=(0, 1), seed=3)
-    assert parse([f"--config={path}", "--hidden", "4"]).hidden == (4,)
-    assert parse(["--config", str(path), "--task", "digits", "--range", "-2", "2"]).task == "digits"
-    path.write_text(to_json(default_config("published", "mnist")))
-    assert parse(["--config", str(path)]) == default_config("published", "mnist")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"hiden": [8]}', "unknown field 'hiden': is hidden meant?"),
-        ('{"seed": "1"}', "seed = '1': expected int"),
-        ('{"seed": true}', "seed = True: expected int"),
-        ('{"hidden": 8}', "hidden = 8: expected tuple"),
-        ('{"hidden": [8.5]}', "hidden = .*: expected tuple"),
-        ('{"range": [1]}', r"range = \[1\]: expected tuple"),
-        ('{"optimizer": "rmsprop"}', "optimizer = 'rmsprop': expected one of 'adam', 'sgd'"),
-        ('{"batch_size": 0}', "batch_size = 0: expected at least 1"),
-        ("[1]", "expected an object"),
-        ("{", "Expecting property name"),
-    ],
-)
-def test_a_config_file_that_does_not_fit_is_one_line(tmp_path, text, message):
-    (tmp_path / "c.json").write_text(text)
-    with pytest.raises(ValueError, match=rf"c\.json: {message}") as caught:
-        parse(["--config", str(tmp_path / "c.json")])
-    assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match=r"missing\.json: .*No such file"):
-        parse(["--config", "missing.json"])
-
-
-def test_a_wrong_value_of_an_option_is_one_line_too(capsys):
-    for arguments, message in (
-        (["--pool", "relu,swish"], "error: pool = 'relu,swish': no function 'swish'; known:"),
-        (["--network", "mpl"], "error: network = 'mpl': expected one of mlp"),
-        (["--config", "missing.json"], "error: missing.json: "),
-    ):
-        assert main(arguments) == 1
-        error = capsys.readouterr().err
-        assert error.startswith(message)
-        assert error.count("\n") == 1
 
 
 # What is refused, before anything is written

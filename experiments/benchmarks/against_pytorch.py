@@ -97,7 +97,7 @@ def _twin(torch: Any, model: MLP, names: networks.Names) -> Any:
     activations = []
     for i, layer in enumerate(names):
         if "activations" in params:
-            logits = np.asarray(params["activations"][i]["logits"])
+            logits = np.asarray(params["activations"][i]["selection_logits"])
             activations.append(torch.Selective(logits, TEMPERATURE, LIMIT))
         elif set(layer) == {"relu"}:
             activations.append(torch.torch.nn.ReLU())

@@ -170,7 +170,7 @@ def expect(model: MLP, names: Names, batches: Batches) -> list[np.ndarray]:
     if "activations" in params:
         used = [list(REFERENCES).index(name) for name in PAPER_POOL.names]
         for layer, weights in zip(params["activations"].values(), sums, strict=True):
-            result.append(_through_softmax(layer["logits"], np.asarray(weights)[:, used]))
+            result.append(_through_softmax(layer["selection_logits"], np.asarray(weights)[:, used]))
     return result
 
 
