@@ -1,7 +1,7 @@
 """Seeds × methods × controls of one task: `python -m experiments.grid --help`.
 
     python -m experiments.grid --task mnist --seeds 0 1 2 \\
-        --methods two_phase uniform:relu --controls learned shuffled random
+        --methods two_phase uniform:relu --control learned shuffled random
 
 Runs of a seed are paired: the same split, initial weights and batches. On an accelerator the runs
 of one program train at once. Every run leaves its own folder; the same command again resumes the
@@ -51,7 +51,7 @@ def plan_grid(
         for control in (controls if method == "two_phase" else ["learned"])
     ]
     if "two_phase" not in methods and set(controls) != {"learned"}:
-        raise ValueError(f"controls = {' '.join(controls)} has no effect: no method is two_phase")
+        raise ValueError(f"control = {' '.join(controls)} has no effect: no method is two_phase")
     configs = crossed(base, variants, seeds)
     refuse_without_effect(configs)
     configs = [reset_without_effect(config) for config in configs]
@@ -109,7 +109,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[list[Config], int | None]
         help="two_phase, uniform:NAME [two_phase]",
     )
     runs.add_argument(
-        "--controls",
+        "--control",
+        dest="controls",
         nargs="+",
         default=["learned"],
         metavar="CONTROL",
@@ -121,7 +122,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[list[Config], int | None]
         metavar="N",
         help=f"train up to N runs at once [{AT_ONCE} on an accelerator, 1 on a CPU]",
     )
-    for option in ("seed", "method", "control"):
+    for option in ("seed", "method"):
         if any(argument.split("=")[0] == f"--{option}" for argument in arguments):
             parser.error(f"--{option}: a grid takes --{option}s")
     base, grid = parse_config(arguments, parser, without=("seed", "method", "control"))

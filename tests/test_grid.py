@@ -60,13 +60,13 @@ def test_fields_without_effect_on_every_run_are_refused():
     base = dataclasses.replace(default_config(), temperature=1.0)
     with pytest.raises(ValueError, match=r"temperature = 1\.0 has no effect: a uniform network"):
         grid.plan_grid(base, [0], ["uniform:relu", "uniform:tanh"], ["learned"])
-    with pytest.raises(ValueError, match="controls = shuffled has no effect: no method is two_ph"):
+    with pytest.raises(ValueError, match="control = shuffled has no effect: no method is two_ph"):
         grid.plan_grid(default_config(), [0], ["uniform:relu"], ["shuffled"])
 
 
 def test_the_command_trains_and_compares(tmp_path, capsys):
     arguments = ["--seeds", "0", "1", "--methods", "two_phase", "uniform:relu", *SMALL]
-    arguments += ["--controls", "learned", "majority", "--run-dir", str(tmp_path)]
+    arguments += ["--control", "learned", "majority", "--run-dir", str(tmp_path)]
     assert grid.main(arguments) == 0
     text = capsys.readouterr().out
     for line in ("two_phase-majority", "uniform:relu", "seed 1", "best uniform, by validation"):
