@@ -62,7 +62,7 @@ def gather(pages: Path, root: Path = ROOT) -> list[str]:
             text, linked = relink(source, root)
             target.write_text(text)
             waiting += linked
-        elif source.parent != root / LIBRARY.name:
+        elif not _has_page(source.relative_to(root)):
             shutil.copyfile(source, target)
     return [place(path.relative_to(root)) for path in done if path.suffix == ".md"]
 
@@ -73,9 +73,15 @@ def place(path: Path) -> str:
         return "index.md"
     if path.parent == Path("docs"):
         return path.name
-    if path.parent == Path(LIBRARY.name) and path.suffix == ".py":
+    if _has_page(path):
         return f"api/{path.stem}.md"
     return str(path) if path.suffix else f"{path}/index.md"
+
+
+def _has_page(path: Path) -> bool:
+    """Whether the file is a public module of the library."""
+    public = path.suffix == ".py" and not path.name.startswith("_")
+    return public and path.parent == Path(LIBRARY.name)
 
 
 def relink(source: Path, root: Path) -> tuple[str, list[Path]]:

@@ -62,6 +62,7 @@ ONLY_IN_ONE = (
     *(f"*/config/{name}" for name in ("target", "target_kind", "inputs", "inputs/*")),
     *(f"*/config/{name}" for name in ("split_column", "test_fraction", "range", "range/*")),
     "*/task/*",
+    "*/fit/center",  # of the points: zero for the functions before own ranges
 )
 """Names after renaming of what one program may leave and the other not."""
 
@@ -69,6 +70,8 @@ _ONE_STATISTIC = "float32, as in the rows of an epoch; before, the switch had it
 EXPLAINED: dict[str, str] = {
     "*/switch/layers/*/max_probability": _ONE_STATISTIC,
     "*/switch/layers/*/entropy": _ONE_STATISTIC,
+    "*/switch/layers/*/undecided": _ONE_STATISTIC,
+    "grid*/uniform:*/config/logit_learning_rate": "an option without effect keeps its default",
 }
 """Names after renaming → why the values differ; LOG.md says it at length."""
 
