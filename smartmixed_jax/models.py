@@ -49,7 +49,8 @@ class MLP(nnx.Module):
         rngs: its `params` stream draws the parameters.
 
     Example:
-        >>>         >>> from flax import nnx
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
         >>> from smartmixed_jax import MLP
         >>> model = MLP(784, (512, 256), 10, rngs=nnx.Rngs(0))
         >>> model(jnp.ones((8, 784)), rngs=nnx.Rngs(selection=1)).shape

@@ -80,7 +80,7 @@ def test_help_documents_every_option_in_its_group(helped):
             # The option, its values, and behind them or on the next line a sentence.
             option = rf"\n  --{name.replace('_', '-')}\b[^\n]*\n?[^\n]*[a-z]{{3}} [a-z]"
             assert re.search(option, f"\n{section}"), name
-            of_grid_too = name not in ("seed", "method", "control")
+            of_grid_too = name not in ("seed", "method")
             assert bool(re.search(rf"\n  --{name.replace('_', '-')}[ ,]", of_grid)) == of_grid_too
     assert "--at-once" in of_grid
     assert max(len(line) for text in helped for line in text.splitlines()) <= 100

@@ -259,7 +259,7 @@ def test_gradient_to_the_logits_holds_at_every_batch_size_and_remainder():
 CANDIDATES = dict(zip(FAMILY.names, FAMILY.functions, strict=True))
 CANDIDATES |= {"sin": jnp.sin, "square": square, "erf_gelu": lambda x: jax.nn.gelu(x, False)}
 CANDIDATES |= dict(
-    (f"{name}, matched", function)
+    (f"{name} matched", function)
     for name, function in zip(
         EXTENDED_POOL.names, EXTENDED_POOL.variance_matched().functions, strict=True
     )

@@ -27,6 +27,7 @@ from smartmixed_jax import (
     SelectionLogits,
     apply_choices,
     covered,
+    fix_choices,
     summarize,
 )
 
@@ -317,7 +318,7 @@ def test_controls_change_the_choices_as_they_say(digits, kind):
     model = networks.build_model(config, digits)
     for activation in model.activations:
         activation.logits[...] = jax.random.normal(jax.random.key(1), (60, 6)) + jnp.arange(6.0)
-    learned = [activation.fix().table for activation in model.activations]
+    learned = [activation.table for activation in fix_choices(model).activations]
     mixed = networks.switch(model, config, digits)
     for table, activation in zip(learned, mixed.activations, strict=True):
         assert isinstance(activation, MixedActivation)

@@ -253,7 +253,7 @@ def choices_as_data(model: Any) -> Any:
     """A model that shares its arrays with the given one, the choices of fixed layers Variables."""
 
     def replace(path: Any, node: Any) -> Any:
-        if not isinstance(node, MixedActivation):
+        if not isinstance(node, MixedActivation) or node.table is None:
             return node
         return MixedActivation(node.table, axis=node.axis, dtype=node.dtype, static=False)
 
