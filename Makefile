@@ -33,25 +33,29 @@ types: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python docs/build.py
 
-# What one mode compiled serves the other: half the time of the tests is compilation.
-tests tests-tree: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(VENV)/jax-cache
-tests tests-tree: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0.05
-
-# Two at a time, because compiling keeps one core busy; more, on many cores, by WORKERS=.
+# Two workers, because compiling keeps one core busy; more, on many cores, by WORKERS=.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+# Compiling is most of the time: three times as fast without optimisation.
+QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 tests: $(VENV)/.dev
-	$(PYTEST)
+	$(PYTEST) -m optimized
+	$(QUICK) $(PYTEST) -m "not optimized"
 
-# Again in the mode that Flax announces as its future default; without the tests of pure functions
-# and of files, which know nothing of NNX, and without the notebooks and the page of the
-# documentation, which show one mode.
-WITHOUT_NNX := arrays choice_map command_line config config_file copies data docs \
-  estimators figures fused guard linen mixture names notebooks objective pools report run_folder table tables your_data
+# Again what knows of NNX, in the mode that Flax announces as its future default.
+KNOWS_NNX := nnx flax_state summary conversion conversion_places conversion_start users_models \
+  release_and_labels granularity consistency train networks
 tests-tree: $(VENV)/.dev
-	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(PYTEST) \
-	  $(WITHOUT_NNX:%=--ignore=tests/test_%.py)
+	$(QUICK) NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(PYTEST) -m "not optimized" \
+	  $(KNOWS_NNX:%=tests/test_%.py)
+
+# Without those that train, draw, or compile for long.
+FAST := arrays choice_map command_line config config_file conversion_places conversion_start copies \
+  docs estimators flax_state guard names nnx objective pools readme release_and_labels report \
+  run_folder summary table tables
+check: lint types
+	$(QUICK) $(PYTEST) -m "not optimized" $(FAST:%=tests/test_%.py)
 
 test-versions:
 	@set -e; for version in $(VERSIONS); do \

@@ -3,12 +3,7 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if folder := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    # One per worker: an entry that another process is writing would be read in part.
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(folder, worker)
-else:  # no test writes to the user's cache
-    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # no test writes to the user's cache
 
 import jax
 import pytest
@@ -16,6 +11,10 @@ from flax import nnx
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "optimized: compiled as for a user, because it compares last places or computes for long",
+    )
     config.addinivalue_line(
         "markers", "graph_mode(reason): needs what NNX's tree mode does not have; skipped there"
     )

@@ -736,6 +736,7 @@ def assert_all_moved(before, after):
     assert min(jax.tree.leaves(moved)) > 1e-6
 
 
+@pytest.mark.optimized
 @pytest.mark.graph_mode("nnx.grad takes no model that holds rngs")
 def test_the_converted_model_trains_in_an_unchanged_loop_and_is_fixed_bit_for_bit():
     model = silently(WithState(rngs=nnx.Rngs(0)), X)
@@ -794,6 +795,7 @@ def test_without_noise_it_trains_in_an_unchanged_loop_in_either_mode():
     assert_all_moved(before, nnx.state(model, nnx.Param))
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("jit", [False, True])
 def test_a_converted_model_with_containers_is_fixed_bit_for_bit(jit):
     model = decided(silently(Held(rngs=nnx.Rngs(0)), X))

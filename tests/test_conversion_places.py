@@ -126,6 +126,7 @@ def test_each_width_gets_a_layer_and_the_model_stays_what_it_was(model, axis, ex
     assert [layer.axis for layer in layers(selective)] == [axis] * 2
 
 
+@pytest.mark.optimized
 def test_the_layers_of_the_widths_are_fixed_and_released_bit_for_bit():
     model = decided(silently(Perceptron(rngs=nnx.Rngs(0)), X))
     model.eval()

@@ -80,6 +80,7 @@ def names(model):
 # --- each function ------------------------------------------------------------------------
 
 
+@pytest.mark.optimized
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("form", ["auto", "general"])
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -278,6 +279,7 @@ def moved(model):
     return model
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("name", MODELS)
 def test_the_deterministic_output_of_a_model_with_any_weights_is_kept(name):
     build, shape = MODELS[name]

@@ -60,6 +60,7 @@ def test_a_deep_copy_of_a_pool_is_the_pool():
     assert copy.deepcopy({"pool": CUSTOM})["pool"] is CUSTOM
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("twin", [COPIES["deepcopy"], COPIES["cloudpickle"]])
 def test_a_copy_of_a_fixed_model_has_its_bits_and_its_compilation(twin):
     rngs = nnx.Rngs(0)

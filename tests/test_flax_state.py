@@ -243,6 +243,7 @@ def test_a_stack_is_fixed_summarized_and_released_a_table_per_layer():
     assert back.rngs.key.shape == (3,)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("options", [{}, {"groups": 4}, {"axis": 1}])
 def test_a_fixed_stack_has_the_bits_of_the_deterministic_one(options):
     model = nnx.view(stack(**options), deterministic=True)

@@ -154,13 +154,13 @@ def test_the_second_start_compiles_nothing_new(tmp_path):
         subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True)
         return {path.name for path in (tmp_path / "cache").rglob("*-cache")}
 
-    programs = "from experiments import demo, grid, run\nfrom experiments.recipes import mnist"
-    assert start(programs) == set()
-    assert not (tmp_path / "cache" / "smartmixed-jax").exists()
     kept = set()
+    programs = "from experiments import demo, grid, run\nfrom experiments.recipes import mnist"
+    folder = str(tmp_path / "cache" / "smartmixed-jax")
     for place in ("first", "second"):
         arguments = ["--seeds", "0", *SMALL, "--run-dir", str(tmp_path / place)]
-        call = f"from experiments import grid\nassert grid.main({arguments!r}) == 0"
+        untouched = f"import os\nassert os.path.exists({folder!r}) == {place == 'second'}"
+        call = f"{programs}\n{untouched}\nassert grid.main({arguments!r}) == 0"
         before, kept = kept, start(call)
         assert is_complete(next((tmp_path / place).iterdir()))
     assert before

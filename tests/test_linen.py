@@ -474,6 +474,7 @@ def weights(variables):
     return {path: leaf for path, leaf in kept.items() if path[0] != "choices"}
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_fixed_variables_keep_the_bits_and_the_weights_and_have_no_logits(pattern):
     module = PATTERNS[pattern]()
@@ -598,6 +599,7 @@ def test_where_that_takes_no_layer_raises_naming_those_there_are():
         fix_choices(module, module.init(KEY, X), where=lambda path, logits: path == "acts")
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("pattern", ["inline", "scan, groups", "vmap", "the layer itself"])
 def test_released_choices_select_again_and_keep_the_bits(pattern):
     module = PATTERNS[pattern]()
@@ -856,6 +858,7 @@ def train(module, variables, images, labels, steps):
     return {"params": params, "batch_stats": batch_stats}, values
 
 
+@pytest.mark.optimized
 def test_a_resnet_trains_in_both_phases_and_keeps_its_bits_at_the_switch():
     images = jax.random.normal(jax.random.key(2), (12, 8, 8, 2))
     labels = jnp.arange(12) % 3

@@ -21,7 +21,7 @@ from smartmixed_jax import (
     mix,
 )
 
-pytestmark = pytest.mark.usefixtures("strict")
+pytestmark = [pytest.mark.optimized, pytest.mark.usefixtures("strict")]
 
 POOLS = {"paper": PAPER_POOL, "regression": REGRESSION_POOL, "extended": EXTENDED_POOL}
 POOLS |= {f"{name}, general": POOLS[name].with_form("general") for name in ("paper", "regression")}
@@ -377,7 +377,7 @@ def test_new_choices_do_not_retrace_mix():
     assert len(traces) == 1
 
 
-@hypothesis.settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=8, deadline=None, derandomize=True, database=None)
 @hypothesis.given(data=st.data())
 def test_any_pool_shape_and_choices_give_the_chosen_values_and_gradients(data):
     """Without jit: over subsets of all functions in any order, small shapes and any axis."""

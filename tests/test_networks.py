@@ -99,7 +99,7 @@ def task_of(network: str) -> Task:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("network", ["conv", "resnet20", "transformer"])
-def test_a_network_learns_in_both_phases_and_switches_to_the_bit(network):
+def test_a_network_learns_in_both_phases(network):
     config = config_of(
         network, steps_per_epoch=20, optimizer="adam", learning_rate=1e-2, warmup=0.0
     )
@@ -115,16 +115,7 @@ def test_a_network_learns_in_both_phases_and_switches_to_the_bit(network):
     assert len(metrics["layers"]) == len(networks.build_model(config, task).activations)
 
     model = program.model(PhaseState(program, state, non_trainable).selected, non_trainable)
-    quiet = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
-    inputs = task.splits["test"].inputs[:16]
     fixed = networks.switch(model, config, task)
-    silent = nnx.view(fixed, use_running_average=True, raise_if_not_found=False)
-    outputs = [
-        jax.jit(lambda x, model=model: evaluation.apply(program, model, x, KEY))(inputs)
-        for model in (quiet, silent)
-    ]
-    np.testing.assert_array_equal(*outputs)
-
     mixed, state, non_trainable = start_phase(fixed, config, task, 1)
     state, metrics = run(step.epoch_function(mixed), config, task, mixed, state, non_trainable)
     assert metrics["layers"] == {}
@@ -137,6 +128,26 @@ def test_a_network_learns_in_both_phases_and_switches_to_the_bit(network):
     expected = optax.softmax_cross_entropy_with_integer_labels(outputs, labels.astype(jnp.int32))
     assert float(loss) == pytest.approx(float(expected.mean()), rel=1e-5)
     assert float(score) == pytest.approx(float((outputs.argmax(-1) == labels).mean()), rel=1e-5)
+
+
+@pytest.mark.optimized
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("network", ["conv", "resnet20", "transformer"])
+def test_a_network_switches_to_the_bit(network):
+    task, config = task_of(network), config_of(network)
+    model = networks.build_model(config, task)
+    for number, layer in enumerate(model.activations):
+        logits = layer.selection_logits
+        logits[...] = jax.random.normal(jax.random.fold_in(KEY, number), logits.shape)
+    models = (nnx.view(model, deterministic=True), networks.switch(model, config, task))
+    inputs = task.splits["test"].inputs[:16]
+    program, *_ = start_phase(model, config, task, 0)
+
+    def outputs(model):
+        quiet = nnx.view(model, use_running_average=True, raise_if_not_found=False)
+        return jax.jit(lambda x: evaluation.apply(program, quiet, x, KEY))(inputs)
+
+    np.testing.assert_array_equal(*map(outputs, models))
 
 
 @pytest.mark.usefixtures("small")

@@ -254,6 +254,7 @@ def test_the_gradient_of_a_group_is_the_sum_over_its_neurons(estimator):
     np.testing.assert_allclose(found.selection_logits[...], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("groups", [1, 2, TIED])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_fixed_layer_of_groups_has_a_table_of_neurons_and_keeps_the_bits(groups, dtype):
@@ -708,6 +709,7 @@ def test_the_input_model_stays_intact_also_when_the_fixed_one_is_trained():
     assert np.abs(kernels[0] - kernels[1]).max() > 0
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("build", [nested, lambda: mlp((8, 8))])
 def test_fixed_outputs_are_the_bits_of_the_deterministic_ones_under_jit(build):
     model = build()
@@ -801,6 +803,7 @@ def test_where_fixes_the_layers_it_takes_and_leaves_the_others_selective():
             assert not after[path].deterministic
 
 
+@pytest.mark.optimized
 def test_fixing_one_layer_after_the_other_keeps_the_bits():
     model = mlp((8, 8, 8))
     model.eval()

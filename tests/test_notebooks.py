@@ -31,6 +31,7 @@ def cells(path, kind):
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_and_no_cell_warns(path, tmp_path):
     execute(path, tmp_path, before=STRICT)

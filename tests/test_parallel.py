@@ -91,8 +91,7 @@ def epochs_run() -> Iterator[list[tuple[str, int]]]:
 @pytest.mark.parametrize(
     ("task", "variants"),
     [
-        ("digits", [{"seed": 0}, {"seed": 1}, {"seed": 1, "control": "random"}]),
-        ("digits", [{"seed": 0}, {"seed": 1, "carry_weights": False}]),
+        ("digits", [{}, {"seed": 1, "carry_weights": False}, {"seed": 1, "control": "random"}]),
         ("digits", [{"method": "uniform:tanh"}, {"method": "uniform:selu", "seed": 1}]),
         ("function:product_sine", [{"seed": 0}, {"seed": 1, "control": "shuffled"}]),
     ],
@@ -297,7 +296,6 @@ def compilations() -> Iterator[list[int]]:
 def test_a_phase_compiles_once_and_other_seeds_and_controls_nothing(
     tmp_path, monkeypatch, task, at_once
 ):
-    jax.clear_caches()
     counts: dict[str, list[int]] = {"selective": [], "mixed": []}
     append = run_folder.append_metrics
     with compilations() as count:
@@ -307,14 +305,17 @@ def test_a_phase_compiles_once_and_other_seeds_and_controls_nothing(
             append(folder, row)
 
         monkeypatch.setattr(run_folder, "append_metrics", watch)
-        size = {"selective_epochs": 3, "mixed_epochs": 3}
+        # A width that no other test has, so that nothing is compiled yet.
+        size = {"selective_epochs": 3, "mixed_epochs": 3, "hidden": (11, 7)}
         first = [tiny(tmp_path, task, seed=seed, **size) for seed in range(at_once)]
         train_all(first, at_once)
         compiled = count[0]
         second = [
             tiny(tmp_path, task, seed=5, control=control, carry_weights=carried, **size)
-            for control in ("learned", "shuffled", "random", "majority")
-            for carried in (True, False)
+            for control, carried in (
+                *(("learned", True), ("learned", False), ("shuffled", True)),
+                *(("random", False), ("majority", True)),
+            )
         ]
         train_all(second, at_once)
     assert counts["selective"][0] > 0

@@ -77,6 +77,7 @@ def test_released_layers_give_their_choices_the_probability(probability):
         np.testing.assert_allclose(others, (1 - probability) / 5, rtol=1e-3)
 
 
+@pytest.mark.optimized
 def test_releasing_is_the_way_back_bit_for_bit():
     fixed = fixed_mlp()
     model = release_choices(fixed, rngs=nnx.Rngs(1))
