@@ -38,7 +38,6 @@ Preset = Literal["published", "described", "recommended"]
 PRESET_NAMES = get_args(Preset)
 Control = Literal["learned", "shuffled", "random", "majority"]
 CONTROLS = get_args(Control)
-NETWORKS = ("mlp", "conv", "resnet20", "transformer")
 Dtype = Literal["float32", "bfloat16"]
 DTYPES = get_args(Dtype)
 
@@ -199,8 +198,6 @@ def _validate(config: Config) -> None:
     require(config.preset in PRESET_NAMES, "preset", f"one of {', '.join(PRESET_NAMES)}")
     require(config.control in CONTROLS, "control", f"one of {', '.join(CONTROLS)}")
     require(config.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}")
-    known = config.network in NETWORKS or config.has_user_network
-    require(known, "network", f"one of {', '.join(NETWORKS)}, MODULE:NAME")
     if ":" not in config.pool:  # a run folder is read where the user's modules may not be
         check_method(config)
     require(config.architecture in ARCHITECTURES, "architecture", "1 to 18")

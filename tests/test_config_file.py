@@ -51,7 +51,7 @@ def test_a_config_file_that_does_not_fit_is_one_line(tmp_path, text, message):
 def test_a_wrong_value_of_an_option_is_one_line_too(capsys):
     for arguments, message in (
         (["--pool", "relu,swish"], "error: pool = 'relu,swish': no function 'swish'; known:"),
-        (["--network", "mpl"], "error: network = 'mpl': expected one of mlp"),
+        (["--network", "mpl"], "error: network = 'mpl': expected mlp or"),
         (["--config", "missing.json"], "error: missing.json: "),
     ):
         assert main(arguments) == 1

@@ -18,7 +18,7 @@ from experiments.data.augment import MARGIN, shift_and_mirror
 from experiments.data.tasks import Split, Task
 from experiments.objective import CLASSIFICATION, NEXT_CHARACTER
 from experiments.presets import default_config
-from experiments.training import evaluation, networks, step
+from experiments.training import evaluation, models, networks, step
 from experiments.training.draws import draw
 from experiments.training.optimizer import learning_rate
 from experiments.training.state import PhaseState, TrainState, start_phase, trained
@@ -67,19 +67,17 @@ def small(monkeypatch):
     """Networks of the same kinds that train in a second."""
 
     def conv(shape, out, **options):
-        return real["ConvNet"](shape, out, channels=(4, 8), hidden=8, **options)
+        return models.ConvNet(shape, out, channels=(4, 8), hidden=8, **options)
 
-    def resnet(out, **options):
-        return real["ResNet"](out, blocks=1, widths=(4, 8), **options)
+    def resnet(shape, out, **options):
+        return models.ResNet(out, blocks=1, widths=(4, 8), **options)
 
-    def transformer(vocabulary, context, **options):
+    def transformer(shape, vocabulary, **options):
         size = {"features": 16, "layers": 2, "heads": 2, "expansion": 2}
-        return real["Transformer"](vocabulary, context, **size, **options)
+        return models.Transformer(vocabulary, *shape, **size, **options)
 
-    real = {}
-    for name, model in (("ConvNet", conv), ("ResNet", resnet), ("Transformer", transformer)):
-        real[name] = getattr(networks, name)
-        monkeypatch.setattr(networks, name, model)
+    for name, build in (("conv", conv), ("resnet20", resnet), ("transformer", transformer)):
+        monkeypatch.setitem(models.NETWORKS, name, models.NETWORKS[name]._replace(build=build))
 
 
 def start(config: Config, task: Task):
@@ -365,9 +363,10 @@ def test_weight_decay_shrinks_kernels_only(optimizer):
 @pytest.mark.parametrize(
     ("task", "network", "fitting"),
     [
-        ("tiny_shakespeare", "mlp", "transformer"),
-        ("mnist", "transformer", "mlp or conv or resnet20"),
-        ("function:product_sine", "conv", "mlp"),
+        ("tiny_shakespeare", "mlp", "transformer or MODULE:NAME"),
+        ("mnist", "transformer", "mlp or conv or resnet20 or MODULE:NAME"),
+        ("function:product_sine", "conv", "mlp or MODULE:NAME"),
+        ("mnist", "perceptron", "mlp or conv or resnet20 or MODULE:NAME"),
     ],
 )
 def test_a_network_must_fit_its_task(tmp_path, task, network, fitting):

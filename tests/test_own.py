@@ -248,7 +248,7 @@ def test_a_run_folder_is_read_where_the_module_is_not(tmp_path):
         ({"network": "things:wide"}, r"returns float32 \[2, 2\] for .*, expected floats \[2, 1\]"),
         ({"network": "things:narrow"}, r"fails on inputs \[2, 6, 2\]"),
         ({"dtype": "bfloat16"}, "dtype = 'bfloat16': expected float32 for a network of the"),
-        ({"network": "mlp2"}, "network = 'mlp2': expected one of mlp, .*MODULE:NAME"),
+        ({"network": "mlp2"}, "network = 'mlp2': expected mlp or MODULE:NAME"),
         ({"pool": "relu,swish"}, "no function 'swish'; known: relu, .*; or a pool: paper"),
         ({"pool": "relu,relu"}, "expected each function once"),
         ({"pool": "things:NUMBER"}, "is a int, expected ActivationPool"),

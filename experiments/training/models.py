@@ -8,7 +8,7 @@ selective.
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -228,3 +228,19 @@ class Transformer(nnx.Module):
 def _pairs(items: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
     """(first, second), (third, fourth), …"""
     return zip(*[iter(items)] * 2, strict=True)
+
+
+class Kind(NamedTuple):
+    """A network of the experiments with an architecture of its own."""
+
+    inputs: Literal["images", "text"]
+    build: Callable[..., Any]
+    """Called as build(shape, out_features, activation=…, dtype=…, rngs=…), shape one example's."""
+
+
+NETWORKS = {
+    "conv": Kind("images", ConvNet),
+    "resnet20": Kind("images", lambda shape, out, **own: ResNet(out, in_features=shape[-1], **own)),
+    "transformer": Kind("text", lambda shape, out, **own: Transformer(out, *shape, **own)),
+}
+"""By the name of the option --network; mlp, whose widths are options too, is built elsewhere."""

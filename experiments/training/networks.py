@@ -20,7 +20,7 @@ from experiments.config import Config, check_method
 from experiments.data.task import Task
 from experiments.run_folder import TaskRecord
 from experiments.training.keys import INIT, SWITCH, make_key
-from experiments.training.models import ConvNet, ResNet, Transformer
+from experiments.training.models import NETWORKS
 from experiments.training.user_network import build_user_network, call, require_trainable
 from smartmixed_jax import (
     MLP,
@@ -73,22 +73,14 @@ def build_model(config: Config, task: Task | TaskRecord, phase_index: int = 0) -
         return build_user_network(config, task, phase_index, function, **layer)
     rngs = nnx.Rngs(params=make_key(config.seed, phase_index, INIT))
     activation, dtype = _activation(config), jnp.dtype(config.dtype)
-    shape, out_features = task.shape, task.out_features
-    if config.network == "transformer":
-        return Transformer(out_features, *shape, activation=activation, dtype=dtype, rngs=rngs)
-    if config.network == "conv":
-        size = (shape[0], shape[1], shape[2])
-        return ConvNet(size, out_features, activation=activation, dtype=dtype, rngs=rngs)
-    if config.network == "resnet20":
-        channels = shape[-1]
-        return ResNet(
-            out_features, in_features=channels, activation=activation, dtype=dtype, rngs=rngs
-        )
+    if config.network in NETWORKS:
+        build = NETWORKS[config.network].build
+        return build(task.shape, task.out_features, activation=activation, dtype=dtype, rngs=rngs)
     linear = _torch_linear if config.initialization == "torch" else _normal_linear
     model = MLP(
-        math.prod(shape),
+        math.prod(task.shape),
         config.widths,
-        out_features,
+        task.out_features,
         activation=activation,
         linear=functools.partial(linear, dtype=dtype),
         rngs=rngs,
@@ -113,15 +105,12 @@ def require_fit(config: Config, task: Task) -> None:
         run = functools.partial(apply, config, task.scale)
         require_trainable(build_model(config, task), config, pool, run, task)
         return
-    fitting = ["mlp"]
-    if task.takes_tokens:
-        fitting = ["transformer"]
-    elif task.has_images:
-        fitting = ["mlp", "conv", "resnet20"]
+    kind = "text" if task.takes_tokens else "images" if task.has_images else ""
+    fitting = [] if task.takes_tokens else ["mlp"]
+    fitting += [name for name, network in NETWORKS.items() if network.inputs == kind]
     if config.network not in fitting:
-        raise ValueError(
-            f"network = {config.network!r}: expected {' or '.join(fitting)} for {task.name}"
-        )
+        expected = " or ".join([*fitting, "MODULE:NAME"])
+        raise ValueError(f"network = {config.network!r}: expected {expected} for {task.name}")
 
 
 def apply(
