@@ -35,17 +35,22 @@ docs: $(VENV)/.dev
 
 # Two workers, because compiling keeps one core busy; more, on many cores, by WORKERS=.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Compiling is most of the time: three times as fast without optimisation.
 QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
+# What one worker or mode compiled serves the others.
+tests tests-tree: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(VENV)/jax-cache
+tests tests-tree: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0.1
+
+# The longest files first, so that no worker is left alone with one of them.
 tests: $(VENV)/.dev
-	$(PYTEST) -m optimized
-	$(QUICK) $(PYTEST) -m "not optimized"
+	$(PYTEST) -m optimized tests/test_notebooks.py tests
+	$(QUICK) $(PYTEST) -m "not optimized" tests/test_parallel.py tests/test_your_data.py tests
 
 # Again what knows of NNX, in the mode that Flax announces as its future default.
 KNOWS_NNX := nnx flax_state summary conversion conversion_places conversion_start users_models \
-  release_and_labels granularity consistency train networks
+  release_and_labels granularity train networks
 tests-tree: $(VENV)/.dev
 	$(QUICK) NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(PYTEST) -m "not optimized" \
 	  $(KNOWS_NNX:%=tests/test_%.py)

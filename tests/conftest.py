@@ -3,7 +3,8 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # no test writes to the user's cache
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # no test writes to the user's cache
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import jax
 import pytest

@@ -164,7 +164,8 @@ def test_value_and_gradients_are_those_of_the_layer_written_out(build, shape):
     for leaf in jax.tree.leaves(found):
         assert np.abs(leaf).max() > 1e-4
     # No neuron and no group is left out.
-    logits = gradients.act.selection_logits[...]
+    flat = nnx.to_flat_state(nnx.state(gradients, nnx.Param))
+    (logits,) = (leaf[...] for path, leaf in flat if path[-1] == "selection_logits")
     groups = model.act.groups
     rows = model.act.features if groups is None else max(groups) + 1
     assert logits.shape == (rows, len(POOL))

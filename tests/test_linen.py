@@ -468,14 +468,20 @@ def without_logits(variables):
     return {p: leaf for p, leaf in flatten_dict(variables).items() if p[-1] != "selection_logits"}
 
 
+COMPILED = ("inline", "scan, groups", "vmap", "the layer itself")
+"""Patterns whose bits are compared in programs compiled as for a user."""
+
+
 def weights(variables):
     """The leaves that are neither logits nor choices."""
     kept = without_logits(variables)
     return {path: leaf for path, leaf in kept.items() if path[0] != "choices"}
 
 
-@pytest.mark.optimized
-@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize(
+    "pattern",
+    [pytest.param(name, marks=[pytest.mark.optimized] * (name in COMPILED)) for name in PATTERNS],
+)
 def test_fixed_variables_keep_the_bits_and_the_weights_and_have_no_logits(pattern):
     module = PATTERNS[pattern]()
     variables = with_logits(module.init(KEY, X))
@@ -600,7 +606,7 @@ def test_where_that_takes_no_layer_raises_naming_those_there_are():
 
 
 @pytest.mark.optimized
-@pytest.mark.parametrize("pattern", ["inline", "scan, groups", "vmap", "the layer itself"])
+@pytest.mark.parametrize("pattern", COMPILED)
 def test_released_choices_select_again_and_keep_the_bits(pattern):
     module = PATTERNS[pattern]()
     variables = with_logits(module.init(KEY, X))

@@ -21,7 +21,7 @@ from smartmixed_jax import (
     mix,
 )
 
-pytestmark = [pytest.mark.optimized, pytest.mark.usefixtures("strict")]
+pytestmark = pytest.mark.usefixtures("strict")
 
 POOLS = {"paper": PAPER_POOL, "regression": REGRESSION_POOL, "extended": EXTENDED_POOL}
 POOLS |= {f"{name}, general": POOLS[name].with_form("general") for name in ("paper", "regression")}
@@ -71,6 +71,7 @@ def hard_mix(x, choices, pool, axis=-1):
 # --- values -------------------------------------------------------------------------------
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", POOLS)
 def test_hard_mix_has_the_bits_of_the_chosen_function(name, dtype):
@@ -83,6 +84,7 @@ def test_hard_mix_has_the_bits_of_the_chosen_function(name, dtype):
     np.testing.assert_array_equal(bits(y), bits(expected))
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", POOLS)
 def test_compiled_mix_and_apply_choices_agree_to_the_bit(name, dtype):
@@ -102,6 +104,7 @@ def test_compiled_mix_and_apply_choices_agree_to_the_bit(name, dtype):
             np.testing.assert_allclose(np.asarray(y, np.float64), expected, precision, precision)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("name", POOLS)
 def test_the_bits_do_not_depend_on_which_functions_are_in_use(name):
     """One function alone, or two, give the bits they have beside all others."""
@@ -143,6 +146,7 @@ def test_soft_mix_of_bfloat16_is_summed_in_float32():
 # --- gradients ----------------------------------------------------------------------------
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", POOLS)
 def test_gradient_to_x_is_the_chosen_functions_own(name, dtype):
@@ -377,6 +381,7 @@ def test_new_choices_do_not_retrace_mix():
     assert len(traces) == 1
 
 
+@pytest.mark.optimized
 @hypothesis.settings(max_examples=8, deadline=None, derandomize=True, database=None)
 @hypothesis.given(data=st.data())
 def test_any_pool_shape_and_choices_give_the_chosen_values_and_gradients(data):
@@ -451,6 +456,7 @@ def test_bad_choices_raise_naming_them(choices, error, message):
         apply_choices(jnp.ones((2, 3)), choices, PAPER_POOL)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("axis", [0, 1, -1])
 @pytest.mark.parametrize("pool", [PAPER_POOL, REGRESSION_POOL, PAPER_POOL.with_form("general")])
 def test_traced_choices_give_the_bits_and_gradients_of_static_ones(pool, axis):

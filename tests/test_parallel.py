@@ -313,7 +313,7 @@ def test_a_phase_compiles_once_and_other_seeds_and_controls_nothing(
         second = [
             tiny(tmp_path, task, seed=5, control=control, carry_weights=carried, **size)
             for control, carried in (
-                *(("learned", True), ("learned", False), ("shuffled", True)),
+                *(("learned", False), ("shuffled", True)),
                 *(("random", False), ("majority", True)),
             )
         ]
