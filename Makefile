@@ -50,7 +50,7 @@ tests: $(VENV)/.dev
 
 # Again what knows of NNX, in the mode that Flax announces as its future default.
 KNOWS_NNX := nnx flax_state summary conversion conversion_places conversion_start users_models \
-  release_and_labels granularity train networks
+  release_and_labels granularity networks
 tests-tree: $(VENV)/.dev
 	$(QUICK) NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(PYTEST) -m "not optimized" \
 	  $(KNOWS_NNX:%=tests/test_%.py)

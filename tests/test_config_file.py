@@ -9,8 +9,6 @@ from experiments.config import to_json
 from experiments.presets import default_config
 from experiments.run import main, parse
 
-pytest.importorskip("tyro", reason="the command line needs tyro")
-
 
 def test_a_config_file_gives_the_defaults(tmp_path):
     path = tmp_path / "config.json"

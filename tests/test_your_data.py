@@ -10,8 +10,6 @@ import pytest
 from experiments import evaluate, figures, run
 from experiments.run_folder import is_complete
 
-pytest.importorskip("tyro", reason="the command line needs tyro")
-
 PAGE = Path(__file__).parents[1] / "docs" / "your_data.md"
 BLOCK = re.compile(
     r"(?:^`(?P<file>[\w.]+)`:\n\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$",
