@@ -1,13 +1,14 @@
 """The network of the training benchmarks and its compiled step, with the gradients in float64."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 from flax import nnx
 
 from experiments.benchmarks import harness
@@ -19,6 +20,7 @@ from smartmixed_jax import (
     MixedActivation,
     SelectiveActivation,
     estimators,
+    linen,
 )
 from smartmixed_jax.models import ActivationFactory, uniform
 from smartmixed_jax.pools import ActivationPool
@@ -103,18 +105,59 @@ def make_variant(model: MLP, batches: Sequence[Batches], clip: float = 0.0) -> h
         batches: taken in turn.
         clip: of the global gradient norm; 0: none.
     """
-    adam = optax.adam(LEARNING_RATE)
-    optimizer = optax.chain(optax.clip_by_global_norm(clip), adam) if clip else adam
     parts: Any = nnx.split(model, nnx.Param, ...)
     graphdef, params, rest = parts
+    return _variant(functools.partial(loss_of, graphdef), params, rest, batches, clip)
+
+
+def make_linen_variant(
+    widths: Sequence[int], pool: ActivationPool, batches: Sequence[Batches]
+) -> harness.Variant:
+    """Trains Linen's network of phase 2, with the choices of `build_mixed`, as `make_variant`."""
+    model: Any = build_mixed(widths, pool)[0]
+    net = _LinenMLP(widths[1:], pool)
+    variables = net.init(jax.random.key(0), batches[0].images[0])
+    _, fixed = linen.fix_choices(net, variables)
+    (name,) = fixed["choices"]["SelectiveActivation_0"]
+    choices = {
+        f"SelectiveActivation_{i}": {name: jnp.asarray(layer.table.choices)}
+        for i, layer in enumerate(model.activations)
+    }
+
+    def loss_of(params: Any, rest: Any, images: Any, labels: Any, key: Any) -> jax.Array:
+        outputs = net.apply({"params": params, "choices": rest}, images)
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean()
+
+    return _variant(loss_of, fixed["params"], choices, batches)
+
+
+class _LinenMLP(nn.Module):
+    widths: Sequence[int]
+    pool: ActivationPool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for width in self.widths[:-1]:
+            x = linen.SelectiveActivation(pool=self.pool)(nn.Dense(width)(x))
+        return nn.Dense(self.widths[-1])(x)
+
+
+def _variant(
+    loss_of: Callable[..., jax.Array],
+    params: Any,
+    rest: Any,
+    batches: Sequence[Batches],
+    clip: float = 0.0,
+) -> harness.Variant:
+    """loss_of(params, rest, images, labels, key) is minimised over the params."""
+    adam = optax.adam(LEARNING_RATE)
+    optimizer = optax.chain(optax.clip_by_global_norm(clip), adam) if clip else adam
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def run(state: Any, rest: nnx.State, batches: Batches) -> tuple[Any, jax.Array]:
+    def run(state: Any, rest: Any, batches: Batches) -> tuple[Any, jax.Array]:
         def step(state: Any, batch: Batches) -> tuple[Any, jax.Array]:
             params, opt_state = state
-            loss, grads = jax.value_and_grad(functools.partial(loss_of, graphdef))(
-                params, rest, *batch
-            )
+            loss, grads = jax.value_and_grad(loss_of)(params, rest, *batch)
             updates, opt_state = optimizer.update(grads, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), loss
 

@@ -30,9 +30,10 @@ def measure(options: argparse.Namespace) -> list[Row]:
     for name, (model, names) in models.items():
         networks.check(name, model, names, batches[0])
         variants[name] = networks.make_variant(model, batches)
+    variants["phase 2, Linen"] = networks.make_linen_variant(widths, PAPER_POOL, batches)
     times = harness.time_interleaved(variants, rounds=options.rounds, calls=1)
     per_step = {name: seconds / steps for name, seconds in times.items()}
-    return harness.rows(per_step, ("relu", "selu"), widths=widths, batch=batch)
+    return harness.rows(per_step, ("relu", "selu", "phase 2"), widths=widths, batch=batch)
 
 
 def main(arguments: Sequence[str]) -> int:
