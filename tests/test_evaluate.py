@@ -6,10 +6,8 @@ import shutil
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_networks import config_of, small, task_of
 from test_tables import trees, write
 
 from experiments import evaluate
@@ -19,8 +17,6 @@ from experiments.evaluate import load_run, predict_file, score_test
 from experiments.presets import default_config
 from experiments.run_folder import read_choices, read_finished
 from experiments.training.train import train_and_evaluate
-
-small = small  # the fixture, for usefixtures
 
 
 def tiny(task: str, folder: Path, **changes):
@@ -97,21 +93,6 @@ def test_the_epoch_with_the_lowest_loss_is_given_back_where_it_is_tested(tmp_pat
     assert phase["tested_epoch"] < phase["epochs"]
     results = score_test(load_run(tmp_path / "run"))
     assert results["test_loss"] == phase["test_loss"]
-
-
-@pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("network", ["resnet20", "transformer"])
-def test_every_network_is_given_back(tmp_path, monkeypatch, network):
-    task = task_of(network)
-    config = config_of(network, steps_per_epoch=2, run_dir=str(tmp_path))
-    train_and_evaluate(config, load=lambda config: task, show_progress=False)
-    monkeypatch.setattr(evaluate, "load_task", lambda config: task)
-    run = load_run(tmp_path)
-    results = score_test(run)
-    assert results == {key: last_phase(tmp_path)[key] for key in results}
-    labels = task.splits["test"].labels
-    right = run.outputs(task.splits["test"].inputs).argmax(-1) == labels
-    assert float(jnp.mean(right)) == pytest.approx(results["test_score"], abs=0.02)
 
 
 # Predictions

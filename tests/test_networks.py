@@ -11,7 +11,7 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments import figures, report, run_folder
+from experiments import evaluate, figures, report, run_folder
 from experiments.config import Config
 from experiments.data import DataError, tasks, text
 from experiments.data.augment import MARGIN, shift_and_mirror
@@ -270,6 +270,16 @@ def test_a_run_leaves_its_report_and_figures_and_resumes_to_the_bit(tmp_path, mo
         for f in (tmp_path / "a", tmp_path / "b")
     ]
     assert rows[0] == rows[1]
+
+    # A trained network is given back, here the resumed one, and its scores with it.
+    monkeypatch.setattr(evaluate, "load_task", load)
+    given = evaluate.load_run(tmp_path / "b")
+    phase = run_folder.read_finished(tmp_path / "b").summary["phases"][-1]
+    results = evaluate.score_test(given)
+    assert results == {key: phase[key] for key in results}
+    split = task_of(network).splits["test"]
+    right = given.outputs(split.inputs).argmax(-1) == split.labels
+    assert float(jnp.mean(right)) == pytest.approx(results["test_score"], abs=0.02)
 
     described = report.describe(tmp_path / "a")
     assert f"two_phase, {network}, seed 0" in described

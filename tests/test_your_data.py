@@ -16,8 +16,15 @@ BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 SHORT = ["--selective-epochs", "1", "--mixed-epochs", "1", "--steps-per-epoch", "4"]
+
+
+def run_short(options: list[str]) -> int:
+    small = "--hidden" in options or "my_networks:Residual" in options
+    return run.main([*options, *SHORT, *([] if small else ["--hidden", "8"])])
+
+
 PROGRAMS = {
-    "python -m experiments.run ": lambda options: run.main([*options, *SHORT]),
+    "python -m experiments.run ": run_short,
     "python -m experiments.evaluate ": evaluate.main,
 }
 
