@@ -1,6 +1,6 @@
 # make demo           both phases on real digits and on one function, figures under runs/demo
-# make check          lint, types and the fast tests: while you work
-# make test           lint, types, docs and tests, NNX graph mode and tree mode
+# make check          lint, types and the fast tests: 2 minutes, while you work
+# make test           lint, types, docs and tests, NNX graph mode and tree mode: 8 minutes on 2 cores
 # make docs           the documentation, in site/index.html
 # make test-versions  the tests on every Python from 3.11 to 3.14 found
 # make notebooks      runs the notebooks and keeps their outputs, 2 minutes; one by NOTEBOOK=PATH
@@ -49,8 +49,8 @@ tests: $(VENV)/.dev
 	$(QUICK) $(PYTEST) -m "not optimized" tests/test_parallel.py tests/test_your_data.py tests
 
 # Again what knows of NNX, in the mode that Flax announces as its future default.
-KNOWS_NNX := nnx flax_state summary conversion conversion_places conversion_start users_models \
-  release_and_labels granularity networks
+KNOWS_NNX := networks conversion nnx granularity flax_state summary conversion_places \
+  conversion_start users_models release_and_labels
 tests-tree: $(VENV)/.dev
 	$(QUICK) NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(PYTEST) -m "not optimized" \
 	  $(KNOWS_NNX:%=tests/test_%.py)
