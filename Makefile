@@ -36,8 +36,7 @@ docs: $(VENV)/.dev
 # For two cores, one more than they are, so that none waits; more, on many cores, by WORKERS=.
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-# Compiling is most of the time: three times as fast without optimisation.
-QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+QUICK := XLA_FLAGS="$(XLA_FLAGS) $$($(BIN)/python tests/quick_flags.py)"
 
 # What one worker or mode compiled serves the others.
 tests tests-tree: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(VENV)/jax-cache
