@@ -57,7 +57,7 @@ def select_activations(
     dictionary (these become `nnx.List` and `nnx.Dict`), in a dataclass config (it becomes a
     `ConfigProxy`, one for each module that holds it); also as a `functools.partial` or under
     `jax.jit`. Each becomes one layer with its own logits and its own noise; called several times,
-    it stays one layer and draws anew at each call. Called at several widths, it becomes an
+    it stays one layer, with a draw for each call. Called at several widths, it becomes an
     `ActivationByWidth`, a layer for each. The weights are new Variables that hold the same arrays;
     the input model stays intact, and is run only abstractly, in evaluation mode, to learn the
     widths.

@@ -420,8 +420,8 @@ def test_gumbel_rao_is_finite_when_an_exponential_draw_is_exactly_0(monkeypatch)
         return jnp.zeros(shape, dtype)
 
     monkeypatch.setattr(jax.random, "exponential", zeros)
-    anew = functools.partial(estimators.gumbel_rao)  # not the program compiled before
-    assert np.isfinite(evaluate(anew, random_logits(), jax.random.key(0), 1.0)[0]).all()
+    fresh = functools.partial(estimators.gumbel_rao)  # not the program compiled before
+    assert np.isfinite(evaluate(fresh, random_logits(), jax.random.key(0), 1.0)[0]).all()
     assert drawn == [(16, 64, 6)]
 
 

@@ -71,7 +71,7 @@ def _read_split(builder: Any, split: str, shape: tuple[int, ...]) -> tuple[np.nd
         except Exception as error:
             raise DataError(
                 f"{shard.filename} is truncated or damaged ({describe_error(error)});"
-                " copy it again or prepare the folder anew"
+                " copy or prepare the folder again"
             ) from error
     return images, labels
 

@@ -85,7 +85,7 @@ def _load_local(name: str, folder: Path, cache: Path) -> Dataset | None:
     if paths := find_raw(name, cache):
         try:
             return _cached(name, paths, cache, read_raw)
-        except DataError as error:  # an old download, not the user's file: fetch it anew
+        except DataError as error:  # an old download, not the user's file: fetch it again
             LOG.warning("%s", error)
     return None
 
@@ -142,7 +142,7 @@ def read_npz(name: str, path: str | os.PathLike[str]) -> Dataset:
             arrays = dict(file)
     except Exception as error:  # a damaged zip raises any of a dozen unrelated types
         raise DataError(
-            f"{name}: {path} is damaged ({describe_error(error)}); delete it or make it anew"
+            f"{name}: {path} is damaged ({describe_error(error)}); delete it or make it again"
         ) from error
     try:
         picked = pick_arrays(arrays, path)
