@@ -109,6 +109,11 @@ def png_size(path: Path) -> tuple[int, int]:
     return struct.unpack(">II", data[16:24])
 
 
+def test_every_marked_function_of_the_folder_is_a_figure_of_a_run():
+    assert set(figures.FIGURES) == {*PHASE_FIGURES, "confusion", "fit"}
+    assert figures.FIGURES["shares"] is figures.shares
+
+
 def test_a_folder_gets_the_figures_it_has_data_for(small, tmp_path):
     short = dict(selective_epochs=1, mixed_epochs=1)
     uniform = write_run(tmp_path / "uniform", method="uniform:relu", **short)

@@ -6,7 +6,7 @@ global matplotlib settings, so the functions can be used in a notebook.
 """
 
 from experiments.figures.confusion_matrix import confusion
-from experiments.figures.drawing import FIGURES, draw_comparison, draw_figures
+from experiments.figures.drawing import draw_comparison, draw_figures
 from experiments.figures.fitted_function import fit
 from experiments.figures.function_shares import shares, shares_over_epochs
 from experiments.figures.neuron_map import choice_cells, choice_map
@@ -14,6 +14,7 @@ from experiments.figures.run_comparison import comparison
 from experiments.figures.signs import FUNCTION_SIGNS, OTHER_SIGNS, function_signs
 from experiments.figures.style import (
     FAINTEST,
+    FIGURES,
     FUNCTION_COLORS,
     INK,
     MUTED,
@@ -21,6 +22,7 @@ from experiments.figures.style import (
     STYLE,
     WIDTH,
     MissingData,
+    figure_of_a_run,
     function_colors,
     layer_labels,
 )
@@ -48,6 +50,7 @@ __all__ = [
     "curves",
     "draw_comparison",
     "draw_figures",
+    "figure_of_a_run",
     "fit",
     "function_colors",
     "function_signs",

@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from experiments.figures.style import (
+    figure_of_a_run,
     present,
-    styled,
     text_color,
 )
 from experiments.run_folder import RunData
 
 
-@styled
+@figure_of_a_run
 def confusion(run: RunData) -> Figure:
     """Where each class of the test set went, in % of its examples, with counts in brackets.
 

@@ -4,8 +4,10 @@ Every PNG carries a digest of what it was drawn from: the files of the run and t
 """
 
 import hashlib
+import importlib
 import os
-from collections.abc import Callable, Sequence
+import pkgutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -14,23 +16,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments import folder_lock, run_folder
-from experiments.figures.confusion_matrix import confusion
-from experiments.figures.fitted_function import fit
-from experiments.figures.function_shares import shares, shares_over_epochs
-from experiments.figures.neuron_map import choice_map
 from experiments.figures.run_comparison import comparison
-from experiments.figures.style import STYLE, MissingData
-from experiments.figures.training_curves import curves
-from experiments.run_folder import RunData, figures_folder, read_run
+from experiments.figures.style import FIGURES, STYLE, MissingData
+from experiments.run_folder import figures_folder, read_run
 
-FIGURES: dict[str, Callable[[RunData], Figure]] = {
-    "shares": shares,
-    "shares_over_epochs": shares_over_epochs,
-    "choice_map": choice_map,
-    "curves": curves,
-    "confusion": confusion,
-    "fit": fit,
-}
+# Each file of this folder adds its figures to FIGURES.
+for _module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+    if _module.name != "__main__":
+        importlib.import_module(f"{__package__}.{_module.name}")
+
 DIGEST = "Drawn from"
 """The key of the digest among a PNG's texts."""
 

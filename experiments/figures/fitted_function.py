@@ -9,13 +9,13 @@ from matplotlib.patches import Rectangle
 
 from experiments.figures.style import (
     WIDTH,
+    figure_of_a_run,
     present,
-    styled,
 )
 from experiments.run_folder import RunData
 
 
-@styled
+@figure_of_a_run
 def fit(run: RunData) -> Figure:
     """The fitted function against the true one.
 

@@ -12,18 +12,18 @@ from experiments.figures.style import (
     INK,
     WIDTH,
     MissingData,
+    figure_of_a_run,
     function_colors,
     function_legend,
     layer_labels,
     pool_of,
     present,
-    styled,
     text_color,
 )
 from experiments.run_folder import RunData
 
 
-@styled
+@figure_of_a_run
 def shares(run: RunData) -> Figure:
     """Share of neurons, in %, that each function got at the switch: one stacked bar per layer.
 
@@ -57,7 +57,7 @@ def shares(run: RunData) -> Figure:
     return figure
 
 
-@styled
+@figure_of_a_run
 def shares_over_epochs(run: RunData) -> Figure:
     """Share of neurons, in %, per function over the epochs of phase 1: one panel per layer.
 

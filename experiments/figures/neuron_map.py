@@ -25,13 +25,13 @@ from experiments.figures.style import (
     FAINTEST,
     STYLE,
     WIDTH,
+    figure_of_a_run,
     function_colors,
     layer_labels,
     legend_columns,
     luma,
     pool_of,
     present,
-    styled,
 )
 from experiments.run_folder import LayerChoices, RunData
 
@@ -125,7 +125,7 @@ def _stack(sizes: list[int], columns: int, cell: int, dot: int) -> Layout:
     return Layout(columns, cell, dot, tops)
 
 
-@styled
+@figure_of_a_run
 def choice_map(run: RunData) -> Figure:
     """Every neuron's choice, in order, in rows of 32, 64 or 128.
 

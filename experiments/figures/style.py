@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from experiments.names import layer_names
-from experiments.run_folder import LayerChoices
+from experiments.run_folder import LayerChoices, RunData
 
 FUNCTION_COLORS = {
     "relu": "#0072B2",
@@ -99,6 +99,16 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
         return figure
 
     return styled
+
+
+FIGURES: dict[str, Callable[[RunData], Figure]] = {}
+"""The figures that `draw_figures` makes of a run, by the names of their functions."""
+
+
+def figure_of_a_run(draw: Callable[[RunData], Figure]) -> Callable[[RunData], Figure]:
+    """`styled`, and an entry in FIGURES: drawn of every run that has the data for it."""
+    FIGURES[draw.__name__] = styled(draw)
+    return FIGURES[draw.__name__]
 
 
 def function_colors(names: Sequence[str]) -> dict[str, str]:

@@ -16,15 +16,15 @@ from experiments.figures.style import (
     INK,
     MUTED,
     WIDTH,
+    figure_of_a_run,
     present,
-    styled,
 )
 from experiments.names import layer_names
 from experiments.objective import Objective
 from experiments.run_folder import RunData
 
 
-@styled
+@figure_of_a_run
 def curves(run: RunData) -> Figure:
     """Training and validation over the epochs of all phases, and how phase 1 decided.
 
