@@ -49,7 +49,7 @@ tests: $(VENV)/.dev
 
 # Again what knows of NNX, in the mode that Flax announces as its future default.
 KNOWS_NNX := networks conversion nnx granularity flax_state summary conversion_places \
-  conversion_start users_models release_and_labels
+  conversion_start users_models release_and_labels consistency
 tests-tree: $(VENV)/.dev
 	$(QUICK) NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(PYTEST) -m "not optimized" \
 	  $(KNOWS_NNX:%=tests/test_%.py)

@@ -15,6 +15,7 @@ from smartmixed_jax import (
     EXTENDED_POOL,
     MLP,
     PAPER_POOL,
+    REGRESSION_POOL,
     ActivationPool,
     Coefficients,
     FunctionTable,
@@ -80,7 +81,7 @@ def ulps(y, exact):
     return np.abs(np.asarray(y, np.float64) - exact) / spacing
 
 
-@pytest.mark.parametrize("pool", [PAPER_POOL, FAMILY], ids=["6", "15"])
+@pytest.mark.parametrize("pool", [PAPER_POOL, REGRESSION_POOL, FAMILY], ids=["6", "8", "15"])
 def test_values_are_within_3_ulp_and_gradients_within_1e6_of_float64(pool):
     x = grid()
     for k in covered(pool):
@@ -238,7 +239,7 @@ def test_hessian_of_a_fixed_network_is_that_of_the_general_form():
 
 
 def test_gradient_to_the_logits_holds_at_every_batch_size_and_remainder():
-    for batch in (1, 33, 1030):
+    for batch in (1, 31, 33, 128, 1023, 1030):
         rng = np.random.default_rng(batch)
         x = jnp.asarray(rng.normal(size=(batch, 600)), jnp.float32)
         g = jnp.asarray(rng.normal(size=(batch, 600)), jnp.float32)
@@ -265,7 +266,7 @@ CANDIDATES |= dict(
 )
 
 
-@hypothesis.settings(deadline=None, max_examples=8, derandomize=True)
+@hypothesis.settings(deadline=None, max_examples=12, derandomize=True)
 @hypothesis.given(data=st.data())
 def test_any_pool_gives_the_general_forms_values_and_gradients(data):
     names = data.draw(

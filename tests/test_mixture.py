@@ -382,7 +382,7 @@ def test_new_choices_do_not_retrace_mix():
 
 
 @pytest.mark.optimized
-@hypothesis.settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=12, deadline=None, derandomize=True, database=None)
 @hypothesis.given(data=st.data())
 def test_any_pool_shape_and_choices_give_the_chosen_values_and_gradients(data):
     """Without jit: over subsets of all functions in any order, small shapes and any axis."""

@@ -91,9 +91,17 @@ def epochs_run() -> Iterator[list[tuple[str, int]]]:
 @pytest.mark.parametrize(
     ("task", "variants"),
     [
-        ("digits", [{}, {"seed": 1, "carry_weights": False}, {"seed": 1, "control": "random"}]),
+        (
+            "digits",
+            [
+                {"seed": 0},
+                {"seed": 1},
+                {"seed": 1, "control": "random"},
+                {"seed": 1, "carry_weights": False},
+            ],
+        ),
         ("digits", [{"method": "uniform:tanh"}, {"method": "uniform:selu", "seed": 1}]),
-        ("function:product_sine", [{"hidden": (16,)}, {"hidden": (16,), "seed": 1}]),
+        ("function:product_sine", [{"seed": 0}, {"seed": 1, "control": "shuffled"}]),
     ],
 )
 def test_runs_at_once_end_like_each_alone(tmp_path, task, variants):
@@ -312,10 +320,8 @@ def test_a_phase_compiles_once_and_other_seeds_and_controls_nothing(
         compiled = count[0]
         second = [
             tiny(tmp_path, task, seed=5, control=control, carry_weights=carried, **size)
-            for control, carried in (
-                *(("learned", False), ("shuffled", True)),
-                *(("random", False), ("majority", True)),
-            )
+            for control in ("learned", "shuffled", "random", "majority")
+            for carried in (True, False)
         ]
         train_all(second, at_once)
     assert counts["selective"][0] > 0
