@@ -3,12 +3,21 @@
 import functools
 
 from experiments.importing import load_object
-from smartmixed_jax import EXTENDED_POOL, PAPER_POOL, REGRESSION_POOL, ActivationPool
+from smartmixed_jax import (
+    EXTENDED_POOL,
+    MODERN_POOL,
+    PAPER_POOL,
+    REGRESSION_POOL,
+    SMOOTH_POOL,
+    ActivationPool,
+)
 
 POOLS: dict[str, ActivationPool] = {
     "paper": PAPER_POOL,
     "regression": REGRESSION_POOL,
     "extended": EXTENDED_POOL,
+    "modern": MODERN_POOL,
+    "smooth": SMOOTH_POOL,
 }
 
 

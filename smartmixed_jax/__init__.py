@@ -26,8 +26,8 @@ from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.models import MLP
 from smartmixed_jax.nnx import MixedActivation, SelectionLogits, SelectiveActivation
 from smartmixed_jax.nnx import fix_choices, label_parameters, release_choices
-from smartmixed_jax.pools import EXTENDED_POOL, PAPER_POOL, REGRESSION_POOL, SMOOTH_POOL
-from smartmixed_jax.pools import ActivationPool, leaky_relu
+from smartmixed_jax.pools import EXTENDED_POOL, MODERN_POOL, PAPER_POOL, REGRESSION_POOL
+from smartmixed_jax.pools import SMOOTH_POOL, ActivationPool, leaky_relu
 from smartmixed_jax.summary import summarize, switch_report
 from smartmixed_jax.table import FunctionTable
 from smartmixed_jax.types import Selection
@@ -37,7 +37,8 @@ __version__ = "0.2.0"
 
 # fmt: off
 __all__ = [
-    "EXTENDED_POOL", "MLP", "PAPER_POOL", "REGRESSION_POOL", "SMOOTH_POOL", "ActivationPool",
+    "EXTENDED_POOL", "MLP", "MODERN_POOL", "PAPER_POOL", "REGRESSION_POOL", "SMOOTH_POOL",
+    "ActivationPool",
     "Coefficients", "FunctionTable", "MixedActivation", "Selection",
     "SelectionLogits", "SelectiveActivation", "__version__", "apply_choices",
     "coefficients", "covered", "estimators", "fix_choices", "label_parameters", "leaky_relu",

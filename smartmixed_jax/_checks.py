@@ -55,13 +55,35 @@ def check_temperature(where: str, temperature: object, minimum: float = 0.0) -> 
 
     Raises ValueError for a concrete τ that is not finite, ≤ 0 or < minimum.
     """
-    traced = isinstance(temperature, jax.core.Tracer)
-    value: Any = temperature if traced else np.asarray(temperature)
-    if value.ndim or not any(jnp.issubdtype(value.dtype, k) for k in (jnp.floating, jnp.integer)):
-        raise TypeError(f"{where}: temperature must be a number > 0, got {shown(temperature)}")
+    value = _number(where, "temperature", temperature, "> 0")
     expected = f"a finite value ≥ {minimum:g}" if minimum else "a finite value > 0"
-    if not traced and not (0.0 < value < float("inf") and value >= minimum):
-        raise ValueError(f"{where}: temperature must be {expected}, got {float(value)}")
+    if value is not None and not (0.0 < value < float("inf") and value >= minimum):
+        raise ValueError(f"{where}: temperature must be {expected}, got {value}")
+
+
+def check_noise(where: str, noise: object) -> None:
+    """The same for β, which may be 0."""
+    value = _number(where, "noise", noise, "≥ 0")
+    if value is not None and not 0.0 <= value < float("inf"):
+        raise ValueError(f"{where}: noise must be a finite value ≥ 0, got {value}")
+
+
+def _number(where: str, name: str, value: Any, expected: str) -> float | None:
+    """A concrete number or array [] as a float, None for a traced one; else raises TypeError."""
+    traced = isinstance(value, jax.core.Tracer)
+    array: Any = value if traced else np.asarray(value)
+    if array.ndim or not any(jnp.issubdtype(array.dtype, k) for k in (jnp.floating, jnp.integer)):
+        raise TypeError(f"{where}: {name} must be a number {expected}, got {shown(value)}")
+    return None if traced else float(array)
+
+
+def check_draws(where: str, draws: object, *, per_example: bool = True) -> None:
+    """Raises TypeError or ValueError unless draws is an int ≥ 1, or, where allowed, "example"."""
+    if per_example and isinstance(draws, str):
+        if draws != "example":
+            raise ValueError(f'{where}: draws must be an int or "example", got {shown(draws)}')
+    elif check_int(where, "draws", draws) < 1:
+        raise ValueError(f"{where}: draws must be at least 1, got {draws}")
 
 
 def check_choices(where: str, choices: Integers, pool: ActivationPool) -> np.ndarray:

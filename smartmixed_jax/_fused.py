@@ -224,10 +224,27 @@ class _Formula:
     table: np.ndarray
     from_output: bool
 
-    def bind(self, rows: jax.Array) -> dict[str, Any]:
-        """names → number, or the row of `rows` [C + 1, …] that broadcasts against x."""
-        parts = [rows[row] for row in range(len(self.table))]
+    def bind(self, rows: jax.Array, dtype: Any) -> dict[str, Any]:
+        """names → number, or the row of `rows` [C + 1, …] that broadcasts against x.
+
+        rows: or the choices themselves, ints that broadcast against x; then each element chooses
+            among the numbers of the table.
+        """
+        if jnp.issubdtype(rows.dtype, jnp.integer):
+            parts = [_among(row, rows, dtype) for row in self.table]
+        else:
+            parts = [rows[row] for row in range(len(self.table))]
         return {**self.shared, **{name: parts[row] for name, row in self.varying.items()}}
+
+
+def _among(numbers: np.ndarray, choices: jax.Array, dtype: Any) -> jax.Array:
+    """numbers[choices], by comparisons, which XLA fuses into what uses them."""
+    values, counts = np.unique(numbers, return_counts=True)
+    most = values[np.argmax(counts)]
+    chosen = jnp.full(choices.shape, most, dtype)
+    for k in np.flatnonzero(numbers != most):
+        chosen = jnp.where(choices == k, jnp.asarray(numbers[k], dtype), chosen)
+    return chosen
 
 
 @functools.lru_cache(maxsize=256)
@@ -294,15 +311,18 @@ def wide(dtype: Any) -> Any:
 # Compiled where the caller is not: some fifty operations one by one would take seconds at first.
 @functools.partial(jax.jit, static_argnums=0)
 def evaluate(pool: ActivationPool, x: jax.Array, rows: jax.Array) -> jax.Array:
-    """The formula at x, float32 or float64; rows of coefficients [C + 1, …] broadcast against x."""
-    return _evaluate(_formula(pool).bind(rows), x)
+    """The formula at x, float32 or float64.
+
+    rows: of coefficients [C + 1, …], or choices, that broadcast against x.
+    """
+    return _evaluate(_formula(pool).bind(rows, x.dtype), x)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def derivative(pool: ActivationPool, x: jax.Array, y: Any, rows: jax.Array) -> jax.Array:
     """dy/dx: from y where it is given and every function of the pool allows it, else from x."""
     formula = _formula(pool)
-    c = formula.bind(rows)
+    c = formula.bind(rows, x.dtype)
     # Clipped where the derivative is constant, so that it is finite at ±inf.
     if y is None or not formula.from_output:
         near = _clip(x, -1e30, 1e30)

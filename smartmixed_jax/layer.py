@@ -11,7 +11,17 @@ import numpy as np
 
 from smartmixed_jax import _checks
 from smartmixed_jax.pools import ActivationPool
-from smartmixed_jax.types import Estimator, Groups, Initializer, Integers, Scalar, Selection, Start
+from smartmixed_jax.types import (
+    Draws,
+    Estimator,
+    Groups,
+    Initializer,
+    Integers,
+    Key,
+    Scalar,
+    Selection,
+    Start,
+)
 
 
 def one_random_entry(value: float = 1e-3) -> Initializer:
@@ -60,6 +70,8 @@ def check_options(
     pool: ActivationPool,
     estimator: Estimator,
     temperature: Scalar,
+    noise: Scalar,
+    draws: Draws,
     axis: int,
     start: Start | None,
     logits_init: Initializer | None,
@@ -77,6 +89,8 @@ def check_options(
         raise ValueError(f"{where}: features must be at least 1, got {features}")
     _checks.check_int(where, "axis", axis)
     _checks.check_temperature(where, temperature)
+    _checks.check_noise(where, noise)
+    _checks.check_draws(where, draws)
     for name, value in (("estimator", estimator), ("logits_init", logits_init)):
         if not callable(value) and value is not None:
             raise TypeError(f"{where}: {name} must be a function, got {_checks.shown(value)}")
@@ -93,16 +107,46 @@ def check_options(
     return checked, (rows, len(pool)), logits_init or one_random_entry()
 
 
+def select(
+    where: str,
+    estimator: Estimator,
+    logits: jax.Array,
+    key: Key,
+    temperature: Scalar,
+    noise: Scalar,
+    draws: Draws,
+    x: jax.Array,
+) -> Selection:
+    """What the estimator selects for x; noise and draws are passed to it where they are not 1.
+
+    Args:
+        where: what an error names first.
+        x: with draws "example" its axis 0 says how many.
+    """
+    if draws == "example":
+        if not x.ndim > 1:
+            raise ValueError(
+                f'{where}: draws="example" needs examples on axis 0, got {_checks.shown(x)}'
+            )
+        draws = x.shape[0]
+    options: dict[str, Any] = {}
+    if isinstance(noise, jax.Array) or noise != 1:
+        options["noise"] = noise
+    if isinstance(draws, int) and draws == 1:
+        return estimator(logits, key, temperature, **options)
+    return estimator(logits, key, temperature, draws=draws, **options)
+
+
 def repeat_to_neurons(selection: Selection, groups: Groups) -> Selection:
     """The selection of G groups as that of their N neurons; the gradient sums over a group.
 
     Args:
-        selection: weights [G, K], choices [G] or None.
+        selection: weights [G, K], choices [G], [D, G] or None.
         groups: each neuron's group, [N] in [0, G); None: every neuron chooses for itself, and the
             selection is returned as it is.
 
     Returns:
-        weights [N, K], choices [N] or None.
+        weights [N, K], choices [N], [D, N] or None.
 
     Example:
         >>> import jax.numpy as jnp
@@ -116,11 +160,9 @@ def repeat_to_neurons(selection: Selection, groups: Groups) -> Selection:
         return selection
     index = np.asarray(groups, np.int32)
 
-    def repeat(rows: jax.Array) -> jax.Array:
-        return jnp.take(rows, index, axis=0, mode="clip")
-
     weights, choices = selection
-    return Selection(repeat(weights), None if choices is None else repeat(choices))
+    weights = jnp.take(weights, index, axis=0, mode="clip")
+    return Selection(weights, None if choices is None else choices[..., index])
 
 
 def stacked(array: Any, axes: int) -> Iterator[tuple[str, tuple[int, ...]]]:

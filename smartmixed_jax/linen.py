@@ -39,7 +39,16 @@ from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.pools import PAPER_POOL, ActivationPool
 from smartmixed_jax.summary import fixed_record, layer_record, statistics
 from smartmixed_jax.table import FunctionTable
-from smartmixed_jax.types import Estimator, Groups, Initializer, Integers, Scalar, Selection, Start
+from smartmixed_jax.types import (
+    Draws,
+    Estimator,
+    Groups,
+    Initializer,
+    Integers,
+    Scalar,
+    Selection,
+    Start,
+)
 
 Path = tuple[str, ...]
 """The names of the modules that lead to one."""
@@ -64,6 +73,11 @@ class SelectiveActivation(nn.Module):
         estimator: how a choice is drawn and how its gradient reaches the logits.
         temperature: τ > 0 of the estimator; the argument of the call may be traced, so that it
             changes without recompiling.
+        noise: β ≥ 0, the scale of the noise that choices are drawn with: 1 the paper's, 0 none; the
+            argument of the call may be traced.
+        draws: how many draws serve a batch, x's axis 0: 1; an int D, each for one of D equal parts;
+            or "example", one for each example. More than one needs an estimator that takes them,
+            such as `estimators.sampled_straight_through`.
         axis: the axis of x that holds the N neurons.
         deterministic: argmax of the logits, no noise.
         start: (name, probability): each neuron's probability of one function at the start, in
@@ -92,6 +106,8 @@ class SelectiveActivation(nn.Module):
     _: dataclasses.KW_ONLY
     estimator: Estimator = gumbel_straight_through
     temperature: Scalar = 1.0
+    noise: Scalar = 1.0
+    draws: Draws = 1
     axis: int = -1
     deterministic: bool = False
     start: Start | None = None
@@ -111,7 +127,12 @@ class SelectiveActivation(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, *, deterministic: bool | None = None, temperature: Scalar | None = None
+        self,
+        x: jax.Array,
+        *,
+        deterministic: bool | None = None,
+        temperature: Scalar | None = None,
+        noise: Scalar | None = None,
     ) -> jax.Array:
         """Applies the selected functions, or the fixed ones.
 
@@ -119,6 +140,7 @@ class SelectiveActivation(nn.Module):
             x: [..., N] float, the N neurons on `axis`.
             deterministic: overrides the attribute.
             temperature: overrides the attribute; may be traced.
+            noise: overrides the attribute; may be traced.
 
         Returns:
             The shape of x, in `dtype` or the dtype of x.
@@ -133,8 +155,10 @@ class SelectiveActivation(nn.Module):
         x = shared.promote(where, x, self.dtype)
         width = x.shape[check_axis(where, x, self.axis)]
         features = width if self.features is None else self.features
-        options = (features, self.pool, self.estimator, self.temperature, self.axis, self.start)
-        groups, shape, init = shared.check_options(where, *options, self.logits_init, self.groups)
+        drawn = (self.estimator, self.temperature, self.noise, self.draws)
+        start = (self.start, self.logits_init, self.groups)
+        options = (features, self.pool, *drawn, self.axis, *start)
+        groups, shape, init = shared.check_options(where, *options)
         if self.is_initializing() and self.is_mutable_collection("params"):
             self.put_variable("params", ",".join(self.pool.names), {})
         params, choices = (self.variables.get(name, {}) for name in ("params", "choices"))
@@ -149,15 +173,18 @@ class SelectiveActivation(nn.Module):
             raise ValueError(f"{where}: {RENAMED if 'logits' in params else NOT_VISIBLE}")
         logits = self.param(LOGITS, init, shape, self.param_dtype)
         # Not make_rng alone: without the stream it would take the one called params.
-        noise = self.has_rng("selection")
+        streamed = self.has_rng("selection")
         if deterministic is None:
-            deterministic = self.deterministic or (self.is_initializing() and not noise)
+            deterministic = self.deterministic or (self.is_initializing() and not streamed)
         if deterministic:
             selection = estimators.deterministic(logits)
         else:
-            key = self.make_rng("selection") if noise else None
+            key = self.make_rng("selection") if streamed else None
             temperature = self.temperature if temperature is None else temperature
-            selection = self.estimator(logits, key, temperature)
+            noise = self.noise if noise is None else noise
+            selection = shared.select(
+                where, self.estimator, logits, key, temperature, noise, self.draws, x
+            )
         return mix(x, shared.repeat_to_neurons(selection, groups), self.pool, axis=self.axis)
 
     def _apply_fixed(self, where: str, x: jax.Array, choices: jax.Array, groups: Groups):

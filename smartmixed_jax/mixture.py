@@ -37,9 +37,10 @@ def mix(x: jax.Array, selection: Selection, pool: ActivationPool, *, axis: int =
 
     Args:
         x: [..., N] float, the neurons on `axis`.
-        selection: weights [N, K], choices [N] or None.
+        selection: weights [N, K], choices [N], [D, N] or None. Of D draws the d-th serves the d-th
+            of D equal parts of x's axis 0; parts that cannot be equal differ by one row.
         pool: K functions.
-        axis: the axis of x that holds the N neurons.
+        axis: the axis of x that holds the N neurons; not axis 0 with several draws.
 
     Returns:
         [..., N], the dtype of x.
@@ -60,11 +61,32 @@ def mix(x: jax.Array, selection: Selection, pool: ActivationPool, *, axis: int =
     weights, choices = selection
     axis = _check_input("mix", x, axis, pool)
     _check_fit("mix", x, axis, "weights", weights, (x.shape[axis], len(pool)))
-    if choices is not None:
-        _check_fit("mix", x, axis, "choices", choices, (x.shape[axis],))
     if choices is None:
         return weighted_sum(pool, axis, x, weights).astype(x.dtype)
+    if choices.ndim == 2:
+        parts, choices, axis = _parts(x, choices, axis)
+        return _hard_mix(pool, axis, parts, weights, *_opaque(pool, choices, x.dtype)).reshape(
+            x.shape
+        )
+    _check_fit("mix", x, axis, "choices", choices, (x.shape[axis],))
     return _hard_mix(pool, axis, x, weights, *_opaque(pool, choices, x.dtype))
+
+
+def _parts(x: jax.Array, choices: jax.Array, axis: int) -> tuple[jax.Array, jax.Array, int]:
+    """x [B, ...] as D parts [D, B/D, ...] with its choices [D, N] and the axis of the neurons."""
+    batch, draws = x.shape[0], choices.shape[0]
+    if axis == 0:
+        raise ValueError(
+            f"mix: the neurons of x{list(x.shape)} stand on axis 0, which draws divide"
+        )
+    _check_fit("mix", x, axis, "choices", choices, (draws, x.shape[axis]))
+    if not isinstance(batch, int) or batch % draws:  # a symbolic batch has a draw per example
+        if draws != batch:
+            if draws > batch:
+                raise ValueError(f"mix: x{list(x.shape)} has fewer rows than {draws} draws")
+            choices = choices[np.arange(batch) * draws // batch]
+        draws = batch
+    return x.reshape(draws, batch // draws, *x.shape[1:]), choices, axis + 1
 
 
 def apply_choices(
@@ -110,11 +132,15 @@ def apply_choices(
 
 
 def _opaque(pool: ActivationPool, choices: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """Choices [N] and their rows of coefficients [C + 1, N], hidden from XLA.
+    """Choices [..., N] and their rows of coefficients [C + 1, ..., N], hidden from XLA.
 
     If XLA saw constants it would drop the functions that are not in use and compile the others
-    differently: the values of the two phases would differ in the last bit.
+    differently: the values of the two phases would differ in the last bit. Of several draws the
+    choices stand for their rows too: each element then looks up its coefficients.
     """
+    if choices.ndim > 1:
+        choices = jax.lax.optimization_barrier(choices)
+        return choices, choices
     rows = _fused.traced_coefficients(pool, choices, _fused.wide(dtype))
     return jax.lax.optimization_barrier((choices, rows))
 
@@ -153,10 +179,16 @@ def _check_elementwise(name: str, function: Activation) -> None:
         raise ValueError(f"{name!r} is not elementwise: a value depends on the other elements")
 
 
-def _along(axis: int, ndim: int, values: jax.Array) -> jax.Array:
-    """values [..., N] shaped to broadcast against x with N on `axis`."""
-    shape = [-1 if i == axis else 1 for i in range(ndim)]
-    return values.reshape(*values.shape[:-1], *shape)
+def _along(axis: int, ndim: int, draws: bool, values: jax.Array) -> jax.Array:
+    """values [..., N], or [..., D, N] of draws, shaped to broadcast against x with N on `axis`.
+
+    The D draws are on axis 0 of x.
+    """
+    shape = [1] * ndim
+    shape[axis] = values.shape[-1]
+    if draws:
+        shape[0] = values.shape[-2]
+    return values.reshape(*values.shape[: -1 - draws], *shape)
 
 
 # Choosing
@@ -165,11 +197,12 @@ def _along(axis: int, ndim: int, values: jax.Array) -> jax.Array:
 def _select(
     pool: ActivationPool, axis: int, x: jax.Array, choices: jax.Array, rows: jax.Array
 ) -> jax.Array:
-    """f_c[n](x): functions with coefficients by `rows` [C + 1, N], the others by `choices` [N]."""
+    """f_c[n](x): functions with coefficients by `rows` [C + 1, ..., N], the others by `choices`."""
     fused = _fused.covered(pool)
-    y = _fused_value(pool, x, _along(axis, x.ndim, rows)) if fused else jnp.zeros_like(x)
+    along = functools.partial(_along, axis, x.ndim, choices.ndim > 1)
+    y = _fused_value(pool, x, along(rows)) if fused else jnp.zeros_like(x)
     others = tuple((k, f) for k, f in enumerate(pool.functions) if k not in fused)
-    return _masked(others, x, _along(axis, x.ndim, choices), y) if others else y
+    return _masked(others, x, along(choices), y) if others else y
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -11,12 +11,12 @@ from flax import nnx
 
 from smartmixed_jax import estimators
 from smartmixed_jax import layer as shared
-from smartmixed_jax._checks import check_temperature
+from smartmixed_jax._checks import check_noise, check_temperature
 from smartmixed_jax.estimators import gumbel_straight_through
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.pools import PAPER_POOL, ActivationPool
 from smartmixed_jax.table import FunctionTable
-from smartmixed_jax.types import Estimator, Initializer, Integers, Scalar, Start
+from smartmixed_jax.types import Draws, Estimator, Initializer, Integers, Scalar, Start
 
 RngSource = nnx.Rngs | nnx.RngStream
 """What draws: its `selection` stream, or the default one; or a stream itself."""
@@ -45,6 +45,10 @@ class Temperature(nnx.Variable):
     """A temperature given as an array, float32 []."""
 
 
+class Noise(nnx.Variable):
+    """A scale of the noise given as an array, float32 []."""
+
+
 class Choices(nnx.Variable):
     """Fixed choices that are data of a compiled program, int32 [N]; stacked layers [..., N]."""
 
@@ -64,6 +68,11 @@ class SelectiveActivation(nnx.Module):
         temperature: τ > 0 of the estimator. A number is a static attribute, as `nnx.Dropout`'s
             rate is; an array, here, in `nnx.view(model, temperature=τ)` or in the call, is data,
             and changes without recompiling.
+        noise: β ≥ 0, the scale of the noise that choices are drawn with: 1 the paper's, 0 none. A
+            number or an array, as the temperature.
+        draws: how many draws serve a batch, x's axis 0: 1; an int D, each for one of D equal parts;
+            or "example", one for each example. More than one needs an estimator that takes them,
+            such as `estimators.sampled_straight_through`.
         axis: the axis of x that holds the N neurons.
         deterministic: argmax of the logits, no noise; `model.eval()` and `model.train()` set it.
         start: (name, probability): each neuron's probability of one function at the start, in
@@ -106,6 +115,8 @@ class SelectiveActivation(nnx.Module):
         *,
         estimator: Estimator = gumbel_straight_through,
         temperature: Scalar = 1.0,
+        noise: Scalar = 1.0,
+        draws: Draws = 1,
         axis: int = -1,
         deterministic: bool = False,
         start: Start | None = None,
@@ -116,10 +127,13 @@ class SelectiveActivation(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: RngSource,
     ) -> None:
-        options = (features, pool, estimator, temperature, axis, start, logits_init, groups)
+        drawn = (estimator, temperature, noise, draws)
+        options = (features, pool, *drawn, axis, start, logits_init, groups)
         self.groups, shape, init = shared.check_options("SelectiveActivation", *options)
         self.features, self.pool, self.axis = features, pool, axis
-        self.estimator, self.temperature = estimator, _static_or_variable(temperature)
+        self.estimator, self.draws = estimator, draws
+        self.temperature = _static_or_variable(Temperature, temperature)
+        self.noise = _static_or_variable(Noise, noise)
         self.deterministic, self.dtype = deterministic, dtype
         key = rngs.params() if isinstance(rngs, nnx.Rngs) else _draw(rngs)
         self.selection_logits = SelectionLogits(init(key, shape, param_dtype))
@@ -137,6 +151,7 @@ class SelectiveActivation(nnx.Module):
         rngs: RngSource | None = None,
         deterministic: bool | None = None,
         temperature: Scalar | None = None,
+        noise: Scalar | None = None,
     ) -> jax.Array:
         """Applies the selected functions.
 
@@ -146,6 +161,7 @@ class SelectiveActivation(nnx.Module):
                 consumes one key, so two layers never share noise.
             deterministic: overrides the attribute.
             temperature: overrides the attribute; may be traced.
+            noise: overrides the attribute; may be traced.
 
         Returns:
             The shape of x, in `dtype` or the dtype of x.
@@ -162,10 +178,12 @@ class SelectiveActivation(nnx.Module):
         else:
             rngs = self.rngs if rngs is None else rngs
             key = None if rngs is None else _draw(rngs)
-            if temperature is None:
-                held = self.temperature
-                temperature = held[...] if isinstance(held, nnx.Variable) else held
-            selection = self.estimator(logits, key, temperature)
+            temperature = _held(self.temperature) if temperature is None else temperature
+            noise = _held(self.noise) if noise is None else noise
+            selection = shared.select(
+                "SelectiveActivation",
+                *(self.estimator, logits, key, temperature, noise, self.draws, x),
+            )
         selection = shared.repeat_to_neurons(selection, self.groups)
         return mix(x, selection, self.pool, axis=self.axis)
 
@@ -173,6 +191,7 @@ class SelectiveActivation(nnx.Module):
         self,
         deterministic: bool | None = None,
         temperature: Scalar | None = None,
+        noise: Scalar | None = None,
         estimator: Estimator | None = None,
     ) -> None:
         """What `nnx.view(model, ...)` may change: a copy of the model that shares its arrays.
@@ -188,7 +207,10 @@ class SelectiveActivation(nnx.Module):
             self.deterministic = deterministic
         if temperature is not None:
             check_temperature("SelectiveActivation", temperature)
-            self.temperature = _static_or_variable(temperature)
+            self.temperature = _static_or_variable(Temperature, temperature)
+        if noise is not None:
+            check_noise("SelectiveActivation", noise)
+            self.noise = _static_or_variable(Noise, noise)
         if estimator is not None:
             self.estimator = estimator
 
@@ -416,10 +438,14 @@ def _replace(caller: str, model: Any, kind: type, change: Any, where: Any) -> An
     return result
 
 
-def _static_or_variable(temperature: Scalar) -> float | Temperature:
-    if isinstance(temperature, jax.Array | np.ndarray):
-        return nnx.data(Temperature(jnp.asarray(temperature, jnp.float32)))
-    return nnx.static(float(temperature))
+def _static_or_variable(kind: type[nnx.Variable], value: Scalar) -> Any:
+    if isinstance(value, jax.Array | np.ndarray):
+        return nnx.data(kind(jnp.asarray(value, jnp.float32)))
+    return nnx.static(float(value))
+
+
+def _held(value: float | nnx.Variable) -> Scalar:
+    return value[...] if isinstance(value, nnx.Variable) else value
 
 
 def _stream(rngs: RngSource) -> nnx.RngStream:

@@ -38,6 +38,11 @@ def square(x: jax.Array) -> jax.Array:
     return 0.5 * (x * x)
 
 
+def squared_relu(x: jax.Array) -> jax.Array:
+    """max(x, 0)² (So et al. 2021, arXiv 2109.08668)."""
+    return jnp.square(jax.nn.relu(x))
+
+
 def gauss(x: jax.Array) -> jax.Array:
     """exp(−x²)."""
     return jnp.exp(-(x * x))
@@ -297,3 +302,14 @@ SMOOTH_POOL = EXTENDED_POOL.subset(
     "sin", "tanh", "gelu", "silu", "softplus", "gauss", "identity", "square"
 )
 """Eight functions with derivatives of every order, for equations that contain them."""
+
+MODERN_POOL = ActivationPool(
+    {
+        **dict(zip(PAPER_POOL.names, PAPER_POOL.functions, strict=True)),
+        "gelu": jax.nn.gelu,
+        "silu": jax.nn.silu,
+        "identity": identity,
+        "squared_relu": squared_relu,
+    }
+)
+"""The paper's pool with what newer networks use: GELU, SiLU, and relu² (arXiv 2109.08668)."""

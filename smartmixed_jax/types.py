@@ -6,9 +6,11 @@ Shapes are written with these letters:
     N   neurons or channels of a layer, `features`
     K   functions in a pool
     G   groups of neurons that share one choice; N where every neuron chooses for itself
+    D   draws for one batch: parts of it, up to single examples, that have choices of their own
 
 `logits` [N, K] are the selection logits, `choices` [N] are ints in [0, K): indices into the pool.
-π = softmax(logits) are the probabilities of a neuron's functions, τ is the temperature.
+π = softmax(logits) are the probabilities of a neuron's functions, τ is the temperature, β the scale
+of the noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,6 +37,9 @@ Groups = tuple[int, ...] | None
 Start = tuple[str, float]
 """A function's name and the probability it has in every neuron at the start, in (1/K, 1)."""
 
+Draws = int | str
+"""How many draws serve a batch: 1, D for D equal parts of it, or "example": one per example."""
+
 Scalar = float | jax.Array
 """A number, or an array [] of one, which may be traced."""
 
@@ -44,13 +49,17 @@ class Selection(NamedTuple):
 
     Attributes:
         weights: [N, K] float, rows sum to 1; carries the gradient to the logits. One-hot
-            in value when the forward is hard.
-        choices: [N] int32 in [0, K) when the forward is hard, None when it is soft.
+            in value when the forward is hard and one draw serves the batch.
+        choices: int32 in [0, K) when the forward is hard: [N], or [D, N] with D draws, where row d
+            serves the d-th part of the batch, x's axis 0; None when it is soft.
     """
 
     weights: jax.Array
     choices: jax.Array | None
 
 
-Estimator = Callable[[jax.Array, Key, Scalar], Selection]
-"""`estimator(logits [N, K], key, temperature)` → Selection."""
+Estimator = Callable[..., Selection]
+"""`estimator(logits [N, K], key, temperature)` → Selection.
+
+`noise=β` and `draws=D` are passed too where a layer has another noise than 1, or more than one
+draw."""

@@ -21,9 +21,15 @@ from smartmixed_jax import estimators
 pytestmark = pytest.mark.usefixtures("strict")
 
 DRAWS = 40_000
-HARD = ("gumbel_straight_through", "straight_through", "gumbel_rao", "reinmax")
+HARD = (
+    *("gumbel_straight_through", "sampled_straight_through", "straight_through"),
+    *("gumbel_rao", "reinmax"),
+)
 SOFT = ("gumbel_softmax", "soft_mixture")
-NOISY = ("gumbel_straight_through", "gumbel_softmax", "gumbel_rao", "reinmax")
+NOISY = (
+    *("gumbel_straight_through", "sampled_straight_through"),
+    *("gumbel_softmax", "gumbel_rao", "reinmax"),
+)
 ALL = (*HARD, *SOFT)
 TEMPERATURES = (0.5, 1.0, 2.0)
 CASES = [(name, tau) for name in ALL for tau in TEMPERATURES if name != "reinmax" or tau >= 1]
@@ -168,7 +174,9 @@ def test_soft_weights_are_a_mixture_and_have_no_choices(name, temperature):
         np.testing.assert_allclose(np.sum(weights, axis=-1), 1, rtol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["gumbel_straight_through", "gumbel_rao", "reinmax"])
+@pytest.mark.parametrize(
+    "name", ["gumbel_straight_through", "sampled_straight_through", "gumbel_rao", "reinmax"]
+)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_frequencies_of_the_choices_are_softmax_of_the_logits(name, temperature):
     for seed, scale in enumerate((0.0, 1.0, 2.0)):
@@ -392,16 +400,23 @@ def test_argmax_of_the_conditional_gumbels_is_the_choice():
 
 
 def test_measured_bias_and_variance_are_those_of_theory():
-    """The table of all six; which are unbiased for what, beyond and within 5 standard errors."""
+    """The table of all; which are unbiased for what, beyond and within 5 standard errors."""
     table = bias_and_variance_table()
     print("\n" + table)
     assert len(table.splitlines()) == 1 + 2 * len(CASES)
     unbiased = [("reinmax", "linear", 1.0), ("reinmax", "quadratic", 1.0)]
     for name, tau in CASES:
         for loss in ("linear", "quadratic"):
-            if name not in ("straight_through", "soft_mixture"):
+            varies = name != "sampled_straight_through" or loss != "linear"
+            if varies and name not in ("straight_through", "soft_mixture"):
                 biased = bias_in_errors(measure(name, loss, tau), loss) > 5
                 assert biased == ((name, loss, tau) not in unbiased), (name, loss, tau)
+
+
+def test_a_sample_with_the_gradient_of_the_softmax_is_exact_for_linear_losses():
+    """Without variance at any τ, without bias at τ = 1."""
+    gradients, _ = draws(estimators.sampled_straight_through, "linear", 1.0)
+    np.testing.assert_allclose(gradients, np.tile(exact_gradient("linear"), (DRAWS, 1)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -401,3 +401,26 @@ def test_the_fixed_form_keeps_one_array_at_most(batch):
 )
 def test_selection_keeps_at_most_the_documented_temporaries(batch, features, bar):
     assert temporaries(batch, features, selective=True) <= bar
+
+
+def temporaries_of_draws(batch, draws):
+    """As `temporaries`, of a batch whose parts have choices of their own."""
+
+    def run(x, logits):
+        sample = estimators.sampled_straight_through(logits, jax.random.key(0), 1.0, draws=draws)
+        return mix(x, sample, PAPER_POOL)
+
+    def value_and_gradients(x, g, logits):
+        y, pullback = jax.vjp(run, x, logits)
+        return y, pullback(g)
+
+    x, logits = jnp.ones((batch, 512)), jnp.zeros((512, 6))
+    compiled = jax.jit(value_and_gradients).lower(x, x, logits).compile()
+    return compiled.memory_analysis().temp_size_in_bytes / (4 * x.size)
+
+
+@pytest.mark.parametrize("batch", [128, 1024])
+def test_many_draws_keep_three_arrays_more_than_one_at_most(batch):
+    one = temporaries_of_draws(batch, 1)
+    assert temporaries_of_draws(batch, 16) <= one + 1
+    assert temporaries_of_draws(batch, batch) <= one + 3

@@ -424,7 +424,7 @@ def test_input_that_is_no_real_float_raises_naming_dtype_and_place(dtype):
         (jnp.ones((3, 5)), jnp.zeros(3, jnp.int32), r"weights \[3, 6\], got \[3, 5\]"),
         (jnp.ones((3, 5)), None, r"weights \[3, 6\], got \[3, 5\]"),
         (jnp.ones((3, 6)), jnp.zeros(1, jnp.int32), r"choices \[3\], got \[1\]"),
-        (jnp.ones((3, 6)), jnp.zeros((3, 1), jnp.int32), r"choices \[3\], got \[3, 1\]"),
+        (jnp.ones((3, 6)), jnp.zeros((3, 1), jnp.int32), r"choices \[3, 3\], got \[3, 1\]"),
     ],
 )
 def test_a_selection_that_does_not_fit_raises_naming_the_shapes(weights, choices, got):

@@ -69,10 +69,12 @@ def build_mixed(widths: Sequence[int], pool: ActivationPool) -> tuple[MLP, Names
     return _build(widths, build), _names(pool, choices)
 
 
-def build_selective(widths: Sequence[int], pool: ActivationPool) -> tuple[MLP, Names]:
+def build_selective(
+    widths: Sequence[int], pool: ActivationPool, **options: Any
+) -> tuple[MLP, Names]:
     """The network of phase 1, and the names of its most likely functions."""
     factory = functools.partial(
-        SelectiveActivation, pool=pool, logits_init=nnx.initializers.normal(1.0)
+        SelectiveActivation, pool=pool, logits_init=nnx.initializers.normal(1.0), **options
     )
     model = _build(widths, factory)
     activations: Any = model.activations

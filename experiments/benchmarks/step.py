@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from experiments.benchmarks import harness, networks
 from experiments.benchmarks.harness import Row
-from smartmixed_jax import PAPER_POOL
+from smartmixed_jax import PAPER_POOL, estimators
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
@@ -19,6 +19,13 @@ def measure(options: argparse.Namespace) -> list[Row]:
     batch, steps = (8, 2) if options.smoke else (128, 20)
     general = PAPER_POOL.with_form("general")
     models = {name: networks.build_uniform(widths, name) for name in ("relu", "selu", "gelu")}
+    sampled = {"estimator": estimators.sampled_straight_through}
+    models |= {
+        f"phase 1, sampled, draws {draws}": networks.build_selective(
+            widths, PAPER_POOL, draws=draws, **sampled
+        )
+        for draws in (1, 4 if options.smoke else 16, "example")
+    }
     models |= {
         "phase 1": networks.build_selective(widths, PAPER_POOL),
         "phase 1, where chain": networks.build_selective(widths, general),

@@ -24,6 +24,7 @@ FUNCTION_SIGNS = {
     "sin": "..... ##### ..... ##### .....",
     "square": "#...# #...# .#.#. .#.#. ..#..",
     "gauss": "..#.. .#.#. .#.#. #...# #...#",
+    "squared_relu": "##### ..... #...# .###. #...#",
 }
 """Any two of them, or one and the other's negative, differ in at least 9 of the 25 pixels: a cell
 shows its sign dark on a light colour or light on a dark one."""
@@ -40,7 +41,7 @@ them come the signs that the pool leaves."""
 
 
 def function_signs(names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The sign of every function of a pool, bool [SIZE, SIZE], all different up to 20 functions."""
+    """The sign of every function of a pool, bool [SIZE, SIZE], all different up to 21 functions."""
     unused = (sign for name, sign in FUNCTION_SIGNS.items() if name not in names)
     others = itertools.cycle((*OTHER_SIGNS, *unused))
     return {name: _parse(FUNCTION_SIGNS.get(name) or next(others)) for name in names}

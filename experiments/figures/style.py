@@ -31,9 +31,10 @@ FUNCTION_COLORS = {
     "sin": "#F0E442",
     "square": "#8E86F5",
     "gauss": "#6DD4A9",
+    "squared_relu": "#130CFE",
 }
 """One colour per function, in every figure. The paper's six are from Okabe and Ito's palette; no
-two of the fifteen are closer than 0.07 in OKLab, as seen with or without red-green blindness."""
+two of the sixteen are closer than 0.07 in OKLab, as seen with or without red-green blindness."""
 
 OTHER_COLORS = ("#117733", "#AA4499", "#999933", "#882255", "#44AA99", "#DDCC77")
 """For functions without a colour of their own, in the order of their pool."""
