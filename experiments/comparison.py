@@ -58,11 +58,12 @@ class Comparison:
             if row.is_uniform:
                 chosen = best.setdefault(row.details, {})
                 for seed, run in row.runs.items():
-                    chosen[seed] = min(chosen.get(seed, run), run, key=_validation_error)
+                    chosen[seed] = min(chosen.get(seed, run), run, key=validation_error)
         return [Row(BEST_UNIFORM, details, runs) for details, runs in best.items()]
 
 
-def _validation_error(run: FinishedRun) -> float:
+def validation_error(run: FinishedRun) -> float:
+    """By which a method is picked without the test set; lower wins."""
     return run.task.objective.validation_error(run.summary["phases"][-1])
 
 

@@ -1,16 +1,16 @@
 """One frozen dataclass describes a run. What its values reproduce is in presets.py."""
 
 import dataclasses
+import inspect
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 from experiments.pools import POOLS as POOLS
 from experiments.pools import find_pool
 from experiments.typed_json import read_fields
-from smartmixed_jax import ActivationPool
+from smartmixed_jax import ActivationPool, estimators
 
 ARCHITECTURES: dict[int, tuple[int, ...]] = {
     1: (512,),
@@ -38,8 +38,28 @@ Preset = Literal["published", "described", "recommended"]
 PRESET_NAMES = get_args(Preset)
 Control = Literal["learned", "shuffled", "random", "majority"]
 CONTROLS = get_args(Control)
+ESTIMATORS = tuple(
+    name
+    for name, function in vars(estimators).items()
+    if inspect.isfunction(function)
+    and function.__module__ == estimators.__name__
+    and not name.startswith("_")
+    and name != "deterministic"
+)
+"""Their names: every public function of the library's module that trains logits."""
+ONE_DRAW = ("gumbel_straight_through", "gumbel_softmax", "gumbel_rao", "reinmax")
+WITHOUT_NOISE = ("straight_through", "soft_mixture")
+FixWhen = Literal["end", "decided", "stable", "plateau"]
+FIX_WHEN = get_args(FixWhen)
 Dtype = Literal["float32", "bfloat16"]
 DTYPES = get_args(Dtype)
+
+BEFORE_THEIR_OPTIONS = {
+    "estimator": "gumbel_straight_through",
+    "start": "none",
+    "drop_worse": False,
+}
+"""What a run did before the options were there."""
 
 MAY_DIFFER = ("data_dir", "run_dir", "checkpoint_seconds")
 """Fields that say where and how often, not what is computed: a run resumed may change them."""
@@ -104,10 +124,43 @@ class Config:
     """Of the weights' learning rate: constant, a cosine to 0 over both phases, or one per phase."""
     temperature: float = 2.0
     """τ of the estimator at the first step of phase 1."""
-    final_temperature: float = 0.5
+    final_temperature: float = 2.0
     """τ at the last step of phase 1, reached linearly."""
+    estimator: str = "straight_through"
+    """How a neuron draws its function in phase 1, and how the gradient reaches its logits:
+    gumbel_straight_through (the paper's), gumbel_softmax, sampled_straight_through (the one that
+    takes draws), straight_through (without noise), soft_mixture, gumbel_rao, reinmax, or what else
+    smartmixed_jax.estimators has."""
+    noise: float = 1.0
+    """β, the scale of what is drawn, at the first step of phase 1; 1 is the paper's, 0 none."""
+    final_noise: float = 1.0
+    """β at the last step of phase 1, reached linearly."""
+    draws: int = 1
+    """Draws that serve a batch of phase 1, each an equal part of it, so at least as many as it
+    takes to divide batch_size; 0: one per example."""
+    start: str = "auto"
+    """The function that every neuron starts from, with start_probability; none: all alike; auto:
+    relu where the pool has it, otherwise none."""
+    start_probability: float = 0.9
+    """Of the function start, at the start of phase 1."""
+    drop_worse: bool = True
+    """At the switch, a layer whose choices do not lower the validation loss returns to start."""
+    logit_warmup: float = 0.0
+    """The fraction of phase 1's steps before which the logits do not move."""
+    fix_when: FixWhen = "end"
+    """When choices are fixed: at the end of phase 1, or at the first of its epochs where fix_share
+    of the neurons are decided (one function has at least half of the probability), or stable (they
+    kept their choice), or where the validation loss is on a plateau. Training goes on as before."""
+    layer_by_layer: bool = False
+    """Fix each layer when it is decided or stable by itself; with end, one after another."""
+    fix_share: float = 0.99
+    """Of decided, and of stable: the share of neurons."""
+    fix_patience: int = 3
+    """Epochs of phase 1 before anything is fixed; of a plateau, those without a lower loss."""
     clip: float = 1.0
-    """Largest global norm of the gradient of weights and logits together; 0 does not clip."""
+    """Largest global norm of the gradient of weights and logits; 0 does not clip."""
+    clip_together: bool = True
+    """One norm of weights and logits; otherwise of the weights alone, and the logits unclipped."""
     initialization: Literal["torch", "normal"] = "normal"
     """Of the linear layers of an mlp: U(±1/√fan_in) for kernel and bias (torch), or N(0, 1/fan_in)
     and 0 (normal)."""
@@ -179,6 +232,19 @@ class Config:
         return pool.variance_matched() if self.variance_matched else pool
 
     @property
+    def start_function(self) -> str | None:
+        """The function that every neuron starts from."""
+        if self.start == "auto":
+            return "relu" if "relu" in self.activation_pool.names else None
+        return None if self.start == "none" else self.start
+
+    @property
+    def draws_of_batch(self) -> int:
+        """The smallest divisor of batch_size that is at least `draws`, or batch_size."""
+        least = min(self.draws or self.batch_size, self.batch_size)
+        return next(n for n in range(least, self.batch_size + 1) if self.batch_size % n == 0)
+
+    @property
     def variant(self) -> str:
         """The method and what its control changes, such as two_phase-shuffled or uniform:relu."""
         parts = [self.method]
@@ -202,19 +268,29 @@ def _validate(config: Config) -> None:
         check_method(config)
     require(config.architecture in ARCHITECTURES, "architecture", "1 to 18")
     require(all(width > 0 for width in config.hidden), "hidden", "positive widths")
-    for field in ("selective_epochs", "mixed_epochs", "batch_size"):
+    for field in ("selective_epochs", "mixed_epochs", "batch_size", "fix_patience"):
         require(getattr(config, field) >= 1, field, "at least 1")
     for field in ("learning_rate", "temperature", "final_temperature"):
         require(0 < getattr(config, field) < float("inf"), field, "a finite value > 0")
-    not_negative = ("steps_per_epoch", "seed", "logit_learning_rate", "weight_decay")
-    for field in (*not_negative, "clip", "clamp"):
+    require(config.estimator in ESTIMATORS, "estimator", f"one of {', '.join(ESTIMATORS)}")
+    not_negative = ("steps_per_epoch", "seed", "logit_learning_rate", "weight_decay", "draws")
+    for field in (*not_negative, "clip", "clamp", "noise", "final_noise"):
         require(getattr(config, field) >= 0, field, "at least 0")
     require(
         0 <= config.warmup < 1,
         "warmup",
         "a fraction in [0, 1) of the run's steps, no warm-up longer than the run",
     )
-    for field in ("validation_fraction", "test_fraction"):
+    require(0 <= config.logit_warmup < 1, "logit_warmup", "in [0, 1)")
+    fits = config.draws == 1 or config.estimator not in ONE_DRAW
+    require(fits, "draws", f"1 for {config.estimator}: sampled_straight_through takes more")
+    fixed = config.estimator != "reinmax" or (config.noise, config.final_noise) == (1.0, 1.0)
+    require(fixed, "noise", "1 for reinmax")
+    require(config.fix_when in FIX_WHEN, "fix_when", f"one of {', '.join(FIX_WHEN)}")
+    require(0 < config.fix_share <= 1, "fix_share", "in (0, 1]")
+    by_layer = not (config.layer_by_layer and config.fix_when == "plateau")
+    require(by_layer, "layer_by_layer", "False for plateau: the loss is of the whole network")
+    for field in ("validation_fraction", "test_fraction", "start_probability"):
         require(0 < getattr(config, field) < 1, field, "in (0, 1)")
     low, high = config.range
     ordered = math.isfinite(low) and math.isfinite(high) and low < high
@@ -226,76 +302,8 @@ def check_method(config: Config) -> None:
     methods = ("two_phase", *(f"uniform:{name}" for name in find_pool(config.pool).names))
     if config.method not in methods:
         raise ValueError(f"method = {config.method!r}: expected one of {', '.join(methods)}")
-
-
-class WithoutEffect(NamedTuple):
-    """Fields that change nothing when `when(config, preset)` is true, preset as below, and why."""
-
-    fields: tuple[str, ...]
-    when: Callable[[Config, Config], bool]
-    why: str
-
-
-WITHOUT_EFFECT: tuple[WithoutEffect, ...] = (
-    WithoutEffect(
-        (
-            *("control", "carry_weights", "logit_learning_rate", "temperature"),
-            *("final_temperature", "clamp", "evaluation_noise"),
-        ),
-        lambda config, preset: config.is_uniform,
-        "a uniform network has no choices and one phase",
-    ),
-    WithoutEffect(
-        ("architecture", "hidden", "initialization"),
-        lambda config, preset: config.network != "mlp",
-        "only the network mlp has it",
-    ),
-    WithoutEffect(
-        ("architecture",), lambda config, preset: config.hidden != (), "hidden gives the widths"
-    ),
-    WithoutEffect(
-        ("schedule",),
-        lambda config, preset: (
-            config.is_uniform and "constant" not in (config.schedule, preset.schedule)
-        ),
-        "with one phase, cosine and cosine_restart are the same",
-    ),
-    WithoutEffect(
-        ("select_epoch",),
-        lambda config, preset: all(spec.epochs == 1 for spec in phases(config)),
-        "phases of one epoch have no other to select",
-    ),
-    WithoutEffect(
-        ("validation_fraction", "test_fraction"),
-        lambda config, preset: bool(config.split_column),
-        "split_column says which row is for what",
-    ),
-    WithoutEffect(
-        ("warmup",),
-        lambda config, preset: (
-            bool(steps := total_epochs(config) * config.steps_per_epoch)
-            and round(config.warmup * steps) == round(preset.warmup * steps)
-        ),
-        "in steps it is the warm-up of the preset",
-    ),
-)
-"""What the other options make pointless; a task's data say the rest (data/tasks.py). The fields in
-MAY_DIFFER never count, nor does `pool`, which says what uniform:NAME may name."""
-
-
-def without_effect(config: Config, preset: Config) -> dict[str, str]:
-    """The fields whose value changes nothing in this config, and why.
-
-    Args:
-        config: of a run.
-        preset: the values of its preset for its task, as `presets.default_config` gives them.
-    """
-    return {
-        field: rule.why
-        for rule in reversed(WITHOUT_EFFECT)  # of two reasons the first stays
-        if rule.when(config, preset)
-        for field in rule.fields
-    }
+    if config.start not in ("auto", "none", *find_pool(config.pool).names):
+        raise ValueError(f"start = {config.start!r}: no function of the pool {config.pool}")
 
 
 @dataclass(frozen=True)
@@ -340,4 +348,4 @@ def from_json(text: str) -> Config:
     for name in ("preset", "task", "method", "hidden", "seed"):
         if name not in fields:
             raise ValueError(f"no field {name!r}")
-    return Config(**fields)
+    return Config(**{**BEFORE_THEIR_OPTIONS, **fields})

@@ -32,7 +32,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("learning_rate", "schedule", "warmup", "weight_decay", "clip", "double_softmax"),
     ),
     "phase 1 and logits": (
-        *("logit_learning_rate", "temperature", "final_temperature", "clamp", "evaluation_noise"),
+        *("estimator", "temperature", "final_temperature", "noise", "final_noise", "draws"),
+        *("start", "start_probability", "drop_worse", "logit_learning_rate", "logit_warmup"),
+        *("clip_together", "fix_when", "layer_by_layer", "fix_share", "fix_patience"),
+        *("clamp", "evaluation_noise"),
     ),
     "output": ("run_dir", "checkpoint_seconds"),
 }

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.config import MAY_DIFFER, Config, without_effect
+from experiments.config import MAY_DIFFER, Config
+from experiments.effects import without_effect
 from experiments.presets import default_config
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Config))

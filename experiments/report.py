@@ -38,7 +38,10 @@ def describe(folder: Path) -> str:
         ]
         if switch := summary["switch"]:
             names = layer_names(config.network, switch["layers"])
-            parts += [_switch_line(task.objective, switch), _layer_table(switch["layers"], names)]
+            parts += [_switch_line(task.objective, switch)]
+            if "beside_start" in switch:
+                parts += [_start_line(switch["beside_start"], names)]
+            parts += [_layer_table(switch["layers"], names)]
     except KeyError as missing:
         raise ValueError(f"{folder / SUMMARY} holds no {missing}") from None
     return "\n\n".join(parts)
@@ -70,6 +73,17 @@ def _switch_line(objective: Objective, switch: dict[str, Any]) -> str:
     }
     values = (f"{label} {objective.format_metric(switch[name])}" for name, label in names.items())
     return f"the switch, validation {objective.metric}: " + ", ".join(values)
+
+
+def _start_line(beside: dict[str, Any], names: Mapping[str, str]) -> str:
+    """How many neurons left the function that all started from, and what that was worth."""
+    start = beside["function"]
+    line = (
+        f"{beside['moved']} neurons chose another function than {start}; validation loss "
+        f"{beside['learned']:.4g} with their choices, {beside['start']:.4g} without"
+    )
+    dropped = ", ".join(names[path] for path in beside["dropped"])
+    return f"{line}; back to {start}, because no better: {dropped}" if dropped else line
 
 
 def _layer_table(layers: Mapping[str, dict[str, Any]], names: Mapping[str, str]) -> str:

@@ -119,7 +119,7 @@ def test_a_network_learns_in_both_phases(network):
     assert metrics["layers"] == {}
     assert float(metrics["train_loss"]) < losses[-1] + 0.1
     loss, score, outputs = evaluation.evaluate(
-        mixed, state.params, non_trainable, task.splits["test"], KEY, jnp.float32(1)
+        mixed, state.params, non_trainable, task.splits["test"], KEY, {}
     )
     labels = task.splits["test"].labels
     assert outputs.shape == (*labels.shape, task.out_features)
@@ -189,12 +189,10 @@ def test_batch_statistics_move_in_training_and_not_in_evaluation():
     moved = jax.tree.leaves(after.params["statistics"])
     assert not any(map(np.array_equal, before, moved))
     split = task.splits["test"]
-    *_, outputs = evaluation.evaluate(
-        program, after.params, non_trainable, split, KEY, jnp.float32(1)
-    )
+    *_, outputs = evaluation.evaluate(program, after.params, non_trainable, split, KEY, {})
     reverse = Split(*(part[::-1] for part in split))
     *_, reversed_outputs = evaluation.evaluate(
-        program, after.params, non_trainable, reverse, KEY, jnp.float32(1)
+        program, after.params, non_trainable, reverse, KEY, {}
     )
     # In other batches the same image has the same outputs.
     np.testing.assert_allclose(outputs, reversed_outputs[::-1], rtol=1e-5, atol=1e-5)

@@ -15,9 +15,10 @@ from experiments.config import Config
 from experiments.data.tasks import Split, Task, load_task
 from experiments.objective import CLASSIFICATION, DOUBLE_SOFTMAX
 from experiments.presets import default_config
+from experiments.recipes import AS_IT_WAS
 from experiments.training import evaluation, networks, step
 from experiments.training.draws import draw
-from experiments.training.optimizer import learning_rate, optimizer, temperature
+from experiments.training.optimizer import learning_rate, optimizer, scales
 from experiments.training.program import Program
 from experiments.training.state import start_phase, trained
 from experiments.training.train import layer_records
@@ -33,8 +34,9 @@ from smartmixed_jax import (
 
 
 def tiny(**changes) -> Config:
-    """digits, two small layers, two epochs a phase."""
+    """digits, two small layers, two epochs a phase, the paper's phase 1: noisy, τ falling."""
     settings = {"hidden": (24, 16), "selective_epochs": 2, "mixed_epochs": 2, "batch_size": 200}
+    settings = settings | AS_IT_WAS
     return dataclasses.replace(default_config("recommended", "digits"), **(settings | changes))
 
 
@@ -167,8 +169,8 @@ def test_schedules_start_and_end_where_they_say(digits):
     program, *_ = start(config, digits)
     mixed = dataclasses.replace(program, phase_index=1)
     steps = 2 * program.steps
-    assert float(temperature(program, 0)) == 2.0
-    assert float(temperature(program, steps - 1)) == pytest.approx(0.5)
+    assert float(scales(program, 0)["temperature"]) == 2.0
+    assert float(scales(program, steps - 1)["temperature"]) == pytest.approx(0.5)
     rate = config.learning_rate
     assert float(learning_rate(program, 0)) == pytest.approx(rate)
     # One cosine over both phases: half the rate at the switch, 0 at the end.
@@ -207,7 +209,7 @@ def test_evaluation_counts_every_example_once(digits):
     split = digits.splits["validation"]
     assert len(split.labels) % 128
     loss, score, outputs = evaluation.evaluate(
-        program, state.params, non_trainable, split, jax.random.key(0), jnp.float32(1)
+        program, state.params, non_trainable, split, jax.random.key(0), {}
     )
     model = program.model(state.params, non_trainable)
     expected = np.asarray(model(flat(digits, "validation")), np.float64)
@@ -230,7 +232,7 @@ def test_evaluation_noise_is_on_only_where_the_preset_says(digits, noise):
                 non_trainable,
                 digits.splits["validation"],
                 jax.random.key(number),
-                jnp.float32(1),
+                {},
             )[0]
         )
         for number in range(3)

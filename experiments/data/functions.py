@@ -24,6 +24,15 @@ TARGETS: dict[str, Callable[..., np.ndarray]] = {
     "kinks": lambda x1, x2, x3: np.maximum(x1 - 0.5, 0) - np.maximum(x2, 0) + np.abs(x3 + 0.3),
     "radial_wave": lambda x1, x2: np.sin(3 * np.sqrt(x1**2 + x2**2 + 0.1)),
     "ratio": lambda x1, x2, x3, x4: (x1 - x2) / (1 + x3**2 + x4**2),
+    # The last seven: two formulas of Feynman's lectures (I.8.14, I.16.6) and one like I.37.4, a
+    # polynomial, a steep wall, a product of unlike factors, a slow growth.
+    "distance": lambda x1, x2, x3, x4: np.sqrt((x1 - x2) ** 2 + (x3 - x4) ** 2),
+    "sum_of_velocities": lambda x1, x2: (x1 + x2) / (1 + x1 * x2 / 10),
+    "interference": lambda x1, x2, x3: x1**2 + x2**2 + 2 * np.abs(x1 * x2) * np.cos(x3),
+    "rosenbrock": lambda x1, x2: (1 - x1) ** 2 + 5 * (x2 - x1**2) ** 2,
+    "wall": lambda x1, x2, x3: np.tanh(4 * (x1 + x2)) * x3,
+    "decay": lambda x1, x2: np.exp(-np.abs(x1)) * np.cos(2 * x2),
+    "growth": lambda x1, x2, x3: np.log(1 + x1**2 + x2**2) * x3,
 }
 
 RANGE = (-2.0, 2.0)

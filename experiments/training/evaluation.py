@@ -26,14 +26,14 @@ def evaluate(
     non_trainable: nnx.State,
     split: Split,
     key: jax.Array,
-    tau: jax.Array,
+    scales: dict[str, jax.Array],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mean loss [], mean score [] and outputs [M, ..., out_features] on a split.
 
     Selective layers are deterministic unless the config's `evaluation_noise` is set; then choices
     are drawn for every batch.
     """
-    return evaluate_model(program, program.model(params, non_trainable, tau), split, key)
+    return evaluate_model(program, program.model(params, non_trainable, scales), split, key)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -52,21 +52,26 @@ def score_with(program: Program, split: Split) -> Callable[[nnx.Module, nnx.Rngs
 
     Fixed choices are data here too: the networks of all seeds share one compilation.
     """
+    return lambda model, rngs: float(_as_it_is(program, split, model, rngs["selection"]())[1])
 
-    def score(model: nnx.Module, rngs: nnx.Rngs) -> float:
-        graphdef, leaves = nnx.split(choices_as_data(model))
-        key = rngs["selection"]()
-        return float(_score(program, graphdef, leaves, split, key))
 
-    return score
+def loss_with(program: Program, split: Split) -> Callable[[nnx.Module], float]:
+    """model → mean loss on the split, of a model that draws nothing."""
+    return lambda model: float(_as_it_is(program, split, model, jax.random.key(0))[0])
+
+
+def _as_it_is(
+    program: Program, split: Split, model: nnx.Module, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    graphdef, leaves = nnx.split(choices_as_data(model))
+    return _loss_and_score(program, graphdef, leaves, split, key)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _score(
+def _loss_and_score(
     program: Program, graphdef: nnx.GraphDef, leaves: nnx.State, split: Split, key: jax.Array
-) -> jax.Array:
-    model = nnx.merge(graphdef, leaves)
-    return _evaluate_batches(program, model, split, key)[1]
+) -> tuple[jax.Array, jax.Array]:
+    return _evaluate_batches(program, nnx.merge(graphdef, leaves), split, key)[:2]
 
 
 def evaluate_model(

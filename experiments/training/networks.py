@@ -8,7 +8,7 @@ the values are the same to the bit, because the library evaluates every table wi
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ from smartmixed_jax import (
     MixedActivation,
     SelectiveActivation,
     coefficients,
+    estimators,
     fix_choices,
 )
 from smartmixed_jax.models import ActivationFactory, uniform
@@ -137,11 +138,17 @@ def _activation(config: Config) -> ActivationFactory:
 
 def _layer_options(config: Config) -> dict[str, Any]:
     """Keywords of the selective layers."""
-    pool = config.activation_pool
+    pool, start, draws = config.activation_pool, config.start_function, config.draws_of_batch
     if config.clamp:
         pool = pool.map(lambda name, function: Clamped(function, config.clamp))
-    dtype = jnp.dtype(config.dtype)
-    return {"pool": pool, "temperature": config.temperature, "dtype": dtype}
+    return {
+        "pool": pool,
+        "estimator": getattr(estimators, config.estimator),
+        "temperature": config.temperature,
+        "draws": "example" if draws == config.batch_size > 1 else draws,
+        "start": (start, config.start_probability) if start else None,
+        "dtype": jnp.dtype(config.dtype),
+    }
 
 
 def _is_uniform(config: Config) -> bool:
@@ -174,13 +181,20 @@ def _torch_linear(din: int, dout: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Lin
 # The switch
 
 
-def switch(model: Network, config: Config, task: Task) -> Network:
-    """Phase 1's model → phase 2's: the choices fixed, the weights carried or reinitialized."""
+def switch(model: Network, config: Config, task: Task, dropped: Container[str] = ()) -> Network:
+    """Phase 1's model → phase 2's: the choices fixed, the weights carried or reinitialized.
+
+    Args:
+        dropped: paths of layers that return to the function `start`.
+    """
     fixed = fix_choices(model)
     rng = np.random.default_rng([config.seed, SWITCH])
-    for layer in fixed_layers(fixed).values():
+    for path, layer in fixed_layers(fixed).items():
+        learned = np.asarray(layer.table.choices)
+        if path in dropped:
+            learned = np.full_like(learned, _start_index(config))
         # The unclamped pool: the published code clamps in phase 1 only.
-        choices = _control(config.control, np.asarray(layer.table.choices), config, rng)
+        choices = _control(config.control, learned, config, rng)
         layer.table = FunctionTable(config.activation_pool, choices)
     if not config.carry_weights:
         tables = [layer.table.choices for layer in fixed_layers(fixed).values()]
@@ -233,6 +247,60 @@ def uniform_as_mixed(config: Config, task: Task) -> Network:
     layers = fixed_layers(fix_choices(build_model(selective, task)))
     index = _uniform_index(config)
     return mixed_model(config, task, [[index] * len(layer.table) for layer in layers.values()])
+
+
+def compare_with_start(
+    model: Network, config: Config, loss: Callable[[Network], float]
+) -> dict[str, Any]:
+    """What the learned choices are worth beside the function `start` everywhere.
+
+    The weights are phase 1's in every comparison. Layer by layer, in their order, the choices of
+    one that do not lower the loss return to `start`.
+
+    Args:
+        model: of phase 1.
+        loss: of a fixed network, on data that neither weights nor logits were trained on.
+
+    Returns:
+        function: `start`. moved: neurons that chose another. learned, start, kept: the loss with
+        the learned choices, with none, and with those of the layers that are kept. without: by
+        layer, the loss when it returns to `start` too. dropped: the layers that are not kept.
+    """
+    fixed = fix_choices(nnx.view(model, deterministic=True, raise_if_not_found=False))
+    layers = fixed_layers(fixed)
+    pool, index = config.activation_pool, _start_index(config)
+    learned = {path: layer.table for path, layer in layers.items()}
+    start = {path: FunctionTable(pool, [index] * len(t)) for path, t in learned.items()}
+
+    def loss_of(tables: Mapping[str, FunctionTable]) -> float:
+        for path, layer in layers.items():
+            layer.table = tables[path]
+        return loss(fixed)
+
+    moved = [path for path in learned if learned[path] != start[path]]
+    kept, without = dict(learned), {}
+    begun = lowest = loss_of(learned)
+    for path in moved:
+        without[path] = loss_of({**kept, path: start[path]})
+        if without[path] <= lowest:
+            lowest, kept[path] = without[path], start[path]
+    nothing = loss_of(start)
+    if nothing <= lowest:
+        lowest, kept = nothing, start
+    return {
+        "function": pool.names[index],
+        "moved": sum(choice != index for table in learned.values() for choice in table.choices),
+        "learned": begun,
+        "start": nothing,
+        "kept": lowest,
+        "without": without,
+        "dropped": [path for path in moved if kept[path] == start[path]],
+    }
+
+
+def _start_index(config: Config) -> int:
+    assert config.start_function is not None
+    return config.activation_pool.index(config.start_function)
 
 
 # Choices as data

@@ -1,4 +1,4 @@
-"""Learning rate, temperature and the optimiser of a phase."""
+"""Learning rate, temperature, noise and the optimiser of a phase."""
 
 import functools
 from typing import Any
@@ -29,22 +29,38 @@ def learning_rate(program: Program, step: jax.Array | int) -> jax.Array:
     return rate * jnp.minimum((before + step + 1) / warmup_steps, 1.0)
 
 
-def temperature(program: Program, step: jax.Array | int) -> jax.Array:
-    """τ at a step of phase 1: linear from `temperature` to `final_temperature`."""
+def scales(program: Program, step: jax.Array | int) -> dict[str, Any]:
+    """`temperature` τ, and `noise` β where it is not 1, at a step of phase 1; both linear."""
     config = program.config
     last = max(program.spec.epochs * program.steps - 1, 1)
     fraction = jnp.minimum(step / last, 1.0)
-    return config.temperature + fraction * (config.final_temperature - config.temperature)
+
+    def between(first: float, last: float) -> jax.Array:
+        return first + fraction * (last - first)
+
+    found: dict[str, Any] = {"temperature": between(config.temperature, config.final_temperature)}
+    if (config.noise, config.final_noise) != (1.0, 1.0):
+        found["noise"] = between(config.noise, config.final_noise)
+    return found
 
 
 def optimizer(program: Program) -> optax.GradientTransformation:
-    """Weights and logits as two groups behind one clip over everything."""
+    """Weights and logits as two groups, clipped together or the weights alone."""
     config = program.config
+    rate: Any = config.logit_learning_rate
+    if config.logit_warmup:
+        frozen_steps = round(config.logit_warmup * program.spec.epochs * program.steps)
+        rate = optax.join_schedules(
+            [optax.constant_schedule(0.0), optax.constant_schedule(config.logit_learning_rate)],
+            [frozen_steps],
+        )
     groups = {
         "weights": _weights_optimizer(config, functools.partial(learning_rate, program)),
-        "selection": optax.adam(config.logit_learning_rate),
+        "selection": optax.adam(rate),
     }
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
+    if not config.clip_together:
+        groups["weights"], clip = optax.chain(clip, groups["weights"]), optax.identity()
     return optax.chain(clip, optax.multi_transform(groups, {name: name for name in groups}))
 
 

@@ -15,9 +15,9 @@ from experiments import run_folder
 from experiments.config import Config, epochs_before
 from experiments.data.task import Task
 from experiments.training import networks
-from experiments.training.evaluation import evaluate, predict, score_with
+from experiments.training.evaluation import evaluate, loss_with, predict, score_with
 from experiments.training.keys import EVALUATION, SWITCH, make_key
-from experiments.training.optimizer import temperature
+from experiments.training.optimizer import scales
 from experiments.training.program import Params, Program
 from experiments.training.state import PhaseState, Run
 from smartmixed_jax import summarize, switch_report
@@ -55,7 +55,7 @@ def score_splits(
     config: Config, task: Task, program: Program, params: Params, non_trainable: nnx.State
 ) -> tuple[dict[str, float], np.ndarray]:
     """Results on the test split, of a function outside too, and the outputs on the test split."""
-    tau = temperature(program, program.spec.epochs * program.steps)
+    scaled = scales(program, program.spec.epochs * program.steps)
     key = make_key(config.seed, program.phase_index, EVALUATION)
     results: dict[str, float] = {}
     outputs = {}
@@ -63,7 +63,7 @@ def score_splits(
         # Epochs fold in 0, 1, …; these are beyond them.
         noise = jax.random.fold_in(key, 1_000_000 + number)
         loss, score, outputs[name] = evaluate(
-            program, params, non_trainable, task.splits[name], noise, tau
+            program, params, non_trainable, task.splits[name], noise, scaled
         )
         results |= task.results(name, float(loss), float(score))
     return results, np.asarray(outputs["test"])
@@ -77,9 +77,16 @@ def switch_phase(run: Run, phase: PhaseState) -> nnx.Module:
     config, task = run.config, run.task
     score = score_with(phase.program, task.splits["validation"])
     noise = nnx.Rngs(selection=make_key(config.seed, 0, SWITCH))
-    model = nnx.view(phase.model(), temperature=config.final_temperature)
+    last = scales(phase.program, phase.program.spec.epochs * phase.program.steps)
+    model = nnx.view(phase.model(), **last)
     report: dict[str, Any] = switch_report(model, score, noise)
-    switched = networks.switch(model, config, task)
+    dropped: list[str] = []
+    if config.start_function:
+        loss = loss_with(phase.program, task.splits["validation"])
+        beside = networks.compare_with_start(model, config, loss)
+        dropped = beside["dropped"] if config.drop_worse else []
+        report["beside_start"] = {**beside, "dropped": dropped}
+    switched = networks.switch(model, config, task, dropped)
     quiet = nnx.view(switched, deterministic=True, raise_if_not_found=False)  # dropout off
     report["start"] = score(quiet, noise)
     report["layers"] = summarize(model)

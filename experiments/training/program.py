@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
 from flax import nnx
 
 from experiments.config import Config, PhaseSpec, phases
@@ -46,15 +45,13 @@ class Program:
         return phases(self.config)[self.phase_index]
 
     def model(
-        self, params: Params, non_trainable: nnx.State, temperature: jax.Array | None = None
+        self, params: Params, non_trainable: nnx.State, scales: dict[str, Any] | None = None
     ) -> Any:
-        """The network, the temperature of its selective layers set."""
+        """The network; scales: `temperature` and `noise` of its selective layers."""
         # Copies, because batch statistics are updated under differentiation.
         parts = (params["selection"], params["weights"], params["statistics"], non_trainable)
         model = nnx.merge(self.graphdef, *parts, copy=True)
-        if temperature is None:
-            return model
-        return nnx.view(model, temperature=temperature, raise_if_not_found=False)
+        return nnx.view(model, **scales, raise_if_not_found=False) if scales else model
 
 
 def compile_key(config: Config) -> Config:

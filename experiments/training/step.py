@@ -17,7 +17,8 @@ from experiments.data.augment import shift_and_mirror
 from experiments.data.task import Split
 from experiments.training.draws import Draws
 from experiments.training.evaluation import apply, evaluate_model
-from experiments.training.optimizer import learning_rate, optimizer, temperature
+from experiments.training.fixing import Choices, choices_before, fix_settled
+from experiments.training.optimizer import learning_rate, optimizer, scales
 from experiments.training.program import Params, Program
 from experiments.training.state import TrainState, trained
 from smartmixed_jax.summary import statistics
@@ -57,8 +58,7 @@ def _step(
         inputs = shift_and_mirror(batch.augmentation, inputs)
 
     def loss(trainable: Params) -> tuple[jax.Array, tuple[Sums, nnx.State]]:
-        tau = temperature(program, batch.step)
-        model = program.model({**params, **trainable}, non_trainable, tau)
+        model = program.model({**params, **trainable}, non_trainable, scales(program, batch.step))
         outputs = apply(program, model, inputs, batch.noise)
         losses, scores = program.objective.losses_and_scores(outputs, labels)
         count = jnp.sum(mask)
@@ -82,11 +82,18 @@ def _end_epoch(
     validation: Split,
     key: jax.Array,
     epoch: jax.Array,
+    before: Choices,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Validates and keeps the best parameters; the arrays of `sums` are [steps]."""
+    """Validates, keeps the best parameters and fixes what has settled.
+
+    Args:
+        sums: arrays are [steps].
+        before: the choices at the beginning of the epoch, as `choices_before` gives them.
+    """
     params = state.params
     last_step = epoch * program.steps + program.steps - 1
-    model = program.model(params, non_trainable, temperature(program, last_step))
+    scaled = scales(program, last_step)
+    model = program.model(params, non_trainable, scaled)
     validation_loss, validation_score, _ = evaluate_model(program, model, validation, key)
     better = validation_loss < state.best_loss
     best_params = jax.tree.map(
@@ -97,6 +104,9 @@ def _end_epoch(
         best_loss=jnp.where(better, validation_loss, state.best_loss),
         best_epoch=jnp.where(better, epoch + 1, state.best_epoch),
     )
+    selection = fix_settled(program, params["selection"], before, epoch, state.best_epoch)
+    params = {**params, "selection": selection}
+    state = state._replace(params=params)
     count = jnp.sum(sums.examples)
     return state, {
         "step_losses": sums.loss,
@@ -104,7 +114,7 @@ def _end_epoch(
         "train_score": jnp.sum(sums.scores) / count,
         "validation_loss": validation_loss,
         "validation_score": validation_score,
-        "temperature": temperature(program, last_step),
+        **scaled,
         "learning_rate": learning_rate(program, last_step),
         "layers": {
             ".".join(map(str, path[:-1])): statistics(logits[...])
@@ -154,10 +164,13 @@ def run_epoch(
         def step(carry: Carry, batch: Batch) -> tuple[Carry, Sums]:
             return _step(program, carry, non_trainable, train, batch)
 
+        before = choices_before(program, state.params["selection"])
         carry = state.params, state.opt_state
         (params, opt_state), sums = jax.lax.scan(step, carry, _batches(program, draws, epoch))
         state = state._replace(params=params, opt_state=opt_state)
-        return _end_epoch(program, state, non_trainable, sums, validation, draws.evaluation, epoch)
+        return _end_epoch(
+            program, state, non_trainable, sums, validation, draws.evaluation, epoch, before
+        )
 
     data = _data_axis(program)
     epoch_of_runs = _over_runs(program, epoch_of_run, 0, 0, data, data, 0, None)
@@ -197,6 +210,7 @@ def run_epoch_by_steps(
     times slower (github.com/jax-ml/jax/issues/12868).
     """
     batches, step_axis = _batches(program, draws, epoch), int(program.runs > 1)
+    before = choices_before(program, state.params["selection"])
     carry, sums = (state.params, state.opt_state), []
     for number in range(program.steps):
         drawn = [part[:, number] if step_axis else part[number] for part in batches[1:]]
@@ -205,7 +219,9 @@ def run_epoch_by_steps(
         sums.append(sums_of_step)
     stacked = jax.tree.map(lambda *parts: jnp.stack(parts, step_axis), *sums)
     state = state._replace(params=carry[0], opt_state=carry[1])
-    return end_epoch(program, state, non_trainable, stacked, validation, draws.evaluation, epoch)
+    return end_epoch(
+        program, state, non_trainable, stacked, validation, draws.evaluation, epoch, before
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -222,7 +238,7 @@ def run_step(
 def end_epoch(program: Program, *arguments: Any) -> tuple[TrainState, dict[str, Any]]:
     """`_end_epoch`, compiled; the state is donated."""
     end = functools.partial(_end_epoch, program)
-    return _over_runs(program, end, 0, 0, 0, _data_axis(program), 0, None)(*arguments)
+    return _over_runs(program, end, 0, 0, 0, _data_axis(program), 0, None, 0)(*arguments)
 
 
 def epoch_function(program: Program) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
