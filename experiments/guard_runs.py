@@ -50,7 +50,10 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """An option with a new spelling, and what each spelling makes of a value in a job's command."""
+    """An option with a new spelling, and what each spelling makes of a value in a job's command.
+
+    `old` is empty for an option that older programs do not have: they go without.
+    """
 
     old: str
     new: str
@@ -111,7 +114,7 @@ class Program:
 
 def respell(words: Sequence[str], respelled: Sequence[Option], known: frozenset[str]) -> list[str]:
     """A command for a program that has the known options."""
-    options = {option.old: option for option in respelled}
+    options = {option.old or option.new: option for option in respelled}
     result: list[str] = []
     convert: Callable[[str], str] = str
     for word in words:
@@ -125,8 +128,8 @@ def respell(words: Sequence[str], respelled: Sequence[Option], known: frozenset[
             convert = option.new_value
         else:
             result.append(option.old)
-            convert = option.old_value
-    return result
+            convert = option.old_value if option.old else lambda value: ""
+    return [word for word in result if word]
 
 
 def make_record(

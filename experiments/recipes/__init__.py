@@ -1,6 +1,7 @@
 """One program per published result; its docstring says what it reproduces and how long it takes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from experiments import figures
 from experiments.command_line import Parser, exit_status
@@ -9,7 +10,67 @@ from experiments.grid import crossed, train_and_compare
 from experiments.run_folder import folder_of
 from experiments.training.compilation import keep_compilations
 
-__all__ = ["Parser", "crossed", "run_all"]
+__all__ = ["AS_IT_WAS", "Parser", "Study", "crossed", "run_all", "run_studies", "study"]
+
+AS_IT_WAS: dict[str, Any] = {
+    "estimator": "gumbel_straight_through",
+    "draws": 1,
+    "noise": 1.0,
+    "final_noise": 1.0,
+    "temperature": 2.0,
+    "final_temperature": 0.5,
+    "start": "none",
+}
+"""Phase 1 of `recommended` up to 2026-11-25, the method of the paper."""
+
+
+class Study(NamedTuple):
+    """A task, its methods and seeds: what one table compares.
+
+    Attributes:
+        base: the preset's values.
+        seeds: of every method; runs of a seed are paired.
+        variants: by name, what each changes: first `learned` and its controls.
+    """
+
+    base: Config
+    seeds: tuple[int, ...]
+    variants: Mapping[str, Mapping[str, Any]]
+
+    def configs(self, *names: str) -> list[Config]:
+        """The runs of the named variants, or of all."""
+        return crossed(self.base, [self.variants[n] for n in names or self.variants], self.seeds)
+
+
+def study(
+    base: Config,
+    seeds: Iterable[int],
+    *,
+    uniform: Iterable[str],
+    controls: Iterable[str] = ("shuffled", "random", "majority"),
+    **others: Mapping[str, Any],
+) -> Study:
+    """The learned choices, their controls, networks of one function, and other variants."""
+    variants: dict[str, Mapping[str, Any]] = {"learned": {}}
+    variants |= {control: {"control": control} for control in controls}
+    variants |= {f"uniform {name}": {"method": f"uniform:{name}"} for name in uniform}
+    return Study(base, tuple(seeds), variants | others)
+
+
+def run_studies(studies: Sequence[Study]) -> int:
+    """Trains all runs; prints and draws the methods of each study that have the same settings.
+
+    Settings of their own are in the tables of experiments.recipes.regret.
+    """
+    alike, others = [], []
+    for each in studies:
+        plain = [name for name, changes in each.variants.items() if {*changes} <= METHOD_FIELDS]
+        alike.append(each.configs(*plain))
+        others += [each.configs(name) for name in each.variants if name not in plain]
+    return run_all(*alike, *others)
+
+
+METHOD_FIELDS = {"method", "control"}
 
 
 def run_all(*groups: Sequence[Config]) -> int:

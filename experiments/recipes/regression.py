@@ -1,35 +1,40 @@
 """Does the choosing help to fit functions? Two-phase selection, its controls, uniform networks.
 
-    python -m experiments.recipes.regression
+    python -m experiments.recipes.regression [--targets product_sine ...]
 
-Networks d-64-64-1, preset `recommended` (6,000 steps), three targets, seeds 0-2: 117 runs, about
-4 minutes on 2 CPU cores. `reinitialized`: phase 2 starts from new weights and trains for 4,000
-steps. Expected: experiments/LOG.md, 2026-11-23.
+Networks d-64-64-1, preset `recommended` (6,000 steps), twelve targets, seeds 0-4: 840 runs, about
+40 minutes on one CPU core. Beside the controls: phase 1 as it was up to 2026-11-25, and a uniform
+network that had the noise of phase 1 (functions drawn at random, none learned). Expected:
+experiments/LOG.md.
 """
 
 import sys
 from typing import Any
 
 from experiments import recipes
-from experiments.config import Config
+from experiments.data.functions import TARGETS
 from experiments.presets import default_config
 from smartmixed_jax import REGRESSION_POOL
 
-TARGETS = ("product_sine", "normal_density", "kinks")
-CONTROLS: tuple[dict[str, Any], ...] = (
-    {},
-    {"control": "shuffled"},
-    {"control": "random"},
-    {"carry_weights": False},
-    {"control": "shuffled", "carry_weights": False},
-)
+AS_IT_WAS = recipes.AS_IT_WAS | {
+    "learning_rate": 3e-3,
+    "logit_learning_rate": 1e-2,
+    "clip": 1.0,
+    "selective_epochs": 20,
+    "mixed_epochs": 40,
+}
+NOISE: dict[str, Any] = {"start": "gauss", "start_probability": 0.13, "logit_learning_rate": 0.0}
+"""Draws that are nearly uniform, 1/8 each; at the switch every neuron is gauss."""
 
 
-def configs(target: str) -> list[Config]:
+def study(target: str) -> recipes.Study:
     base = default_config("recommended", f"function:{target}")
-    variants = [*CONTROLS, *({"method": f"uniform:{name}"} for name in REGRESSION_POOL.names)]
-    return recipes.crossed(base, variants, seeds=(0, 1, 2))
+    return recipes.study(
+        base, range(5), uniform=REGRESSION_POOL.names, as_it_was=AS_IT_WAS, noise=NOISE
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run_all(*map(configs, TARGETS)))
+    parser = recipes.Parser(description=__doc__)
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    sys.exit(recipes.run_studies([study(target) for target in parser.parse_args().targets]))

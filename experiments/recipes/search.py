@@ -1,0 +1,250 @@
+"""How the settings of `recommended` were chosen: phase 1's variants, on validation data only.
+
+    python -m experiments.recipes.search functions_noise [--seeds 0 1 2] [--data-dir FOLDER]
+
+A stage trains variants of the preset with every seed, on each of its tasks, and prints their
+validation losses beside the first variant: paired by task and seed, means with 95 % intervals
+(Student's t). Test data are not looked at. experiments/LOG.md says what each stage was for, what
+came out, and what was decided.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import recipes, statistics
+from experiments.command_line import exit_status
+from experiments.config import Config
+from experiments.data.functions import TARGETS
+from experiments.names import run_name
+from experiments.presets import default_config
+from experiments.report import format_table
+from experiments.run_folder import RunError, read_finished
+from experiments.training.compilation import keep_compilations
+from experiments.training.parallel import train_all
+from smartmixed_jax import MODERN_POOL
+
+BEFORE = recipes.AS_IT_WAS
+SAMPLED = BEFORE | {
+    "estimator": "sampled_straight_through",
+    "temperature": 1.0,
+    "final_temperature": 1.0,
+    "draws": 16,
+}
+ANNEALED = SAMPLED | {"final_noise": 0.0}
+NO_NOISE = BEFORE | {"estimator": "straight_through"}
+FROM_RELU = {"start": "relu", "start_probability": 0.9}
+QUIET = NO_NOISE | FROM_RELU | {"final_temperature": 2.0}
+SLOWLY = {"learning_rate": 3e-3, "logit_learning_rate": 1e-2, "clip": 1.0}
+FAST = ANNEALED | {"learning_rate": 2e-2, "clip": 1.0}
+TWO = {"temperature": 2.0, "final_temperature": 2.0}
+SIXTH = {"selective_epochs": 10, "mixed_epochs": 50}
+THIRD = {"selective_epochs": 20, "mixed_epochs": 40}
+
+
+class Stage(NamedTuple):
+    """Variants by name, each as changes of `recommended`, on some tasks."""
+
+    tasks: tuple[str, ...]
+    variants: dict[str, dict[str, Any]]
+    common: dict[str, Any] = {}  # noqa: RUF012
+    ratios: bool = False
+    """Compare losses by their ratio, not their difference."""
+
+
+def uniform(*names: str, **changes: Any) -> dict[str, dict[str, Any]]:
+    return {f"uniform {name}": {"method": f"uniform:{name}", **changes} for name in names}
+
+
+TABLES = tuple(f"table:{name}.csv" for name in ("concrete", "energy", "yacht"))
+FUNCTIONS = tuple(f"function:{name}" for name in TARGETS)
+SHORT_TEXT = {"selective_epochs": 4, "mixed_epochs": 6, "pool": "modern"}
+STAGES = {
+    "functions_noise": Stage(
+        FUNCTIONS,
+        {
+            "as it was": BEFORE,
+            "sampled, a draw per batch": SAMPLED | {"draws": 1},
+            "sampled, 16 draws": SAMPLED,
+            "sampled, a draw per example": SAMPLED | {"draws": 0},
+            "sampled, 16 draws, noise 1 to 0": ANNEALED,
+            "no noise": NO_NOISE | {"temperature": 1.0, "final_temperature": 1.0},
+        },
+        common=SLOWLY | THIRD,
+        ratios=True,
+    ),
+    "functions_rates": Stage(
+        FUNCTIONS,
+        {
+            "16 draws, noise 1 to 0": ANNEALED,
+            "a draw per example, noise 1 to 0": ANNEALED | {"draws": 0},
+            "logits unclipped": ANNEALED | {"clip_together": False},
+            "logit rate 3e-2": ANNEALED | {"logit_learning_rate": 3e-2},
+            "logit rate 3e-3": ANNEALED | {"logit_learning_rate": 3e-3},
+            "half of it phase 1": ANNEALED | {"selective_epochs": 30, "mixed_epochs": 30},
+            "a sixth of it phase 1": ANNEALED | {"selective_epochs": 10, "mixed_epochs": 50},
+            "smooth pool": ANNEALED | {"pool": "smooth"},
+        },
+        common=SLOWLY | THIRD,
+        ratios=True,
+    ),
+    "functions_speed": Stage(
+        FUNCTIONS,
+        {
+            "rate 1e-2": FAST | {"learning_rate": 1e-2},
+            "rate 2e-2": FAST,
+            "rate 3e-2": FAST | {"learning_rate": 3e-2},
+            "rate 2e-2, logits unclipped": FAST | {"clip_together": False},
+            "rate 2e-2, logit rate 0.1": FAST | {"logit_learning_rate": 0.1},
+            **uniform("gauss", learning_rate=2e-2, clip=1.0),
+        },
+        common=THIRD,
+        ratios=True,
+    ),
+    "functions_start": Stage(
+        FUNCTIONS,
+        {
+            "rate 2e-2": FAST,
+            "from gauss 0.5": FAST | {"start": "gauss", "start_probability": 0.5},
+            "from gauss 0.9": FAST | {"start": "gauss"},
+            "from gauss 0.9, no noise": NO_NOISE
+            | {"start": "gauss", "learning_rate": 2e-2, "final_temperature": 1.0},
+            "a draw per example": FAST | {"draws": 0},
+            "a sixth of it phase 1": FAST | SIXTH,
+            "temperature 2": FAST | TWO,
+        },
+        common=THIRD,
+        ratios=True,
+    ),
+    "functions_temperature": Stage(
+        FUNCTIONS,
+        {
+            "temperature 1": FAST,
+            "temperature 2": FAST | TWO,
+            "temperature 4": FAST | {"temperature": 4.0, "final_temperature": 4.0},
+            "a draw per example": FAST | TWO | {"draws": 0},
+            "rate 3e-2": FAST | TWO | {"learning_rate": 3e-2},
+            "clip 0.2": FAST | TWO | {"clip": 0.2},
+            "a sixth of it phase 1": FAST | TWO | SIXTH,
+            "a sixth, variance matched": FAST | TWO | SIXTH | {"variance_matched": True},
+            "a sixth, torch": FAST | TWO | SIXTH | {"initialization": "torch"},
+            "a sixth, clip 0.2": FAST | TWO | SIXTH | {"clip": 0.2},
+            "a sixth, clip 0.5": FAST | TWO | SIXTH | {"clip": 0.5},
+            "a sixth, rate 3e-2": FAST | TWO | SIXTH | {"learning_rate": 3e-2},
+            "a sixth, one cosine": FAST | TWO | SIXTH | {"schedule": "cosine"},
+        },
+        common=THIRD,
+        ratios=True,
+    ),
+    "tables": Stage(
+        TABLES,
+        {
+            **uniform("relu"),
+            "as it was": BEFORE,
+            "from ReLU, no noise": QUIET,
+            "16 draws, noise 1 to 0": ANNEALED | TWO,
+            "16 draws, noise 1 to 0, rate 1e-2": ANNEALED | TWO | {"learning_rate": 1e-2},
+        },
+        common={"target": "y", "logit_learning_rate": 1e-2},
+        ratios=True,
+    ),
+    "digits": Stage(
+        ("digits",),
+        {
+            **uniform("relu"),
+            "as it was": BEFORE,
+            "from ReLU, no noise": QUIET,
+            "from tanh, no noise": QUIET | {"start": "tanh"},
+            "from ELU, no noise": QUIET | {"start": "elu"},
+            "no noise": NO_NOISE | {"final_temperature": 2.0},
+            "16 draws, noise 1 to 0": ANNEALED,
+            "from ReLU, 16 draws, noise 1 to 0": ANNEALED | FROM_RELU,
+        },
+    ),
+    "text_uniform": Stage(("tiny_shakespeare",), uniform(*MODERN_POOL.names), common=SHORT_TEXT),
+    "text": Stage(
+        ("tiny_shakespeare",),
+        {
+            **uniform("relu"),
+            "as it was": BEFORE,
+            "from ReLU, no noise": QUIET,
+            "from ReLU, no noise, logit rate 0.1": QUIET | {"logit_learning_rate": 0.1},
+            "from ReLU, no noise, logits unclipped": QUIET | {"clip_together": False},
+            "from ReLU, 12 draws, noise 1 to 0": ANNEALED | FROM_RELU | {"draws": 12},
+        },
+        common=SHORT_TEXT,
+    ),
+}
+
+
+def configs(stage: Stage, task: str, seeds: Sequence[int], data_dir: str | None) -> list[Config]:
+    base = dataclasses.replace(default_config(task=task), data_dir=data_dir, **stage.common)
+    return recipes.crossed(base, list(stage.variants.values()), seeds)
+
+
+def losses_of(configs: Sequence[Config]) -> list[float]:
+    """The validation loss of every run's last phase; NaN of one that stopped."""
+    losses = []
+    for config, ended in zip(configs, train_all(configs, show_progress=False), strict=True):
+        if isinstance(ended, RunError):
+            print(f"{run_name(config)}: {ended}", file=sys.stderr)
+            losses.append(float("nan"))
+        else:
+            losses.append(read_finished(Path(ended)).summary["phases"][-1]["validation_loss"])
+    return losses
+
+
+def table(stage: Stage, losses: dict[str, np.ndarray]) -> str:
+    """losses: by variant [tasks, seeds]."""
+    first = next(iter(losses.values()))
+    compare = statistics.paired_ratios if stage.ratios else statistics.paired_differences
+    rows = []
+    for name, found in losses.items():
+        pairs = list(zip(found.ravel().tolist(), first.ravel().tolist(), strict=True))
+        beside, *ends = compare(pairs)
+        mean = statistics.mean(found.ravel().tolist(), geometric=stage.ratios)
+        interval = f"[{ends[0]:.4g}, {ends[1]:.4g}]" if ends else ""
+        worst = max((a / b if stage.ratios else a - b) for a, b in pairs)
+        rows.append(
+            {
+                "variant": name,
+                "validation loss": f"{mean:.4g}",
+                "ratio to the first" if stage.ratios else "less the first": f"{beside:.4g}",
+                "95 %": interval,
+                "worst": f"{worst:.4g}",
+            }
+        )
+    return format_table(rows)
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = recipes.Parser(prog="python -m experiments.recipes.search", description=__doc__)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data-dir")
+    options = parser.parse_args(arguments)
+    stage = STAGES[options.stage]
+
+    def work() -> int:
+        keep_compilations()
+        found: dict[str, list[list[float]]] = {name: [] for name in stage.variants}
+        for task in stage.tasks:
+            runs = configs(stage, task, options.seeds, options.data_dir)
+            jax.clear_caches()  # hundreds of programs would use up the process's memory maps
+            losses = np.reshape(losses_of(runs), (len(found), len(options.seeds)))
+            for name, of_variant in zip(found, losses.tolist(), strict=True):
+                found[name].append(of_variant)
+            print(task, {n: [f"{x:.3g}" for x in of[-1]] for n, of in found.items()}, flush=True)
+        print(f"\n{table(stage, {name: np.array(of) for name, of in found.items()})}")
+        return 0
+
+    return exit_status(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
