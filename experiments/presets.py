@@ -118,8 +118,8 @@ RECOMMENDED: dict[str, Recommended] = {
         dict(
             pool="regression",
             hidden=(64, 64),
-            selective_epochs=10,
-            mixed_epochs=50,
+            selective_epochs=3,
+            mixed_epochs=57,
             steps_per_epoch=100,
             learning_rate=2e-2,
             clip=0.5,

@@ -44,6 +44,7 @@ SLOWLY = {"learning_rate": 3e-3, "logit_learning_rate": 1e-2, "clip": 1.0}
 FAST = ANNEALED | {"learning_rate": 2e-2, "clip": 1.0}
 TWO = {"temperature": 2.0, "final_temperature": 2.0}
 SIXTH = {"selective_epochs": 10, "mixed_epochs": 50}
+SHORT = FAST | TWO | {"clip": 0.5}
 THIRD = {"selective_epochs": 20, "mixed_epochs": 40}
 
 
@@ -139,6 +140,19 @@ STAGES = {
             "a sixth, one cosine": FAST | TWO | SIXTH | {"schedule": "cosine"},
         },
         common=THIRD,
+        ratios=True,
+    ),
+    "functions_length": Stage(
+        FUNCTIONS,
+        {
+            "a sixth of it phase 1": SHORT | SIXTH,
+            "a twelfth": SHORT | {"selective_epochs": 5, "mixed_epochs": 55},
+            "a twentieth": SHORT | {"selective_epochs": 3, "mixed_epochs": 57},
+            "a twelfth, logit rate 6e-2": SHORT
+            | {"selective_epochs": 5, "mixed_epochs": 55, "logit_learning_rate": 6e-2},
+            "a third": SHORT | THIRD,
+            "half": SHORT | {"selective_epochs": 30, "mixed_epochs": 30},
+        },
         ratios=True,
     ),
     "tables": Stage(
