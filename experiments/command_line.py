@@ -1,14 +1,18 @@
 """How the commands read their options and how they fail.
 
 What ends a command early is one line on stderr, `error: ...`; the exit status is 2 for options
-that cannot be understood, 1 for everything else.
+that cannot be understood, 128 and the number for a signal, 1 for everything else.
 """
 
 import argparse
+import io
+import os
+import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
+from experiments import signals
 from experiments.data.sources import DataError
 from experiments.run_folder import RunError
 
@@ -31,11 +35,54 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 def exit_status(work: Callable[[], int]) -> int:
     """Does the work of a command; what ends it early becomes one line and an exit status."""
+    streams = sys.stdout, sys.stderr
     try:
-        return work()
+        with signals.caught():
+            sys.stdout, sys.stderr = map(_UntilClosed, streams)
+            return work()
     except (DataError, RunError, ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except MemoryError:
+        print("error: not enough memory; the same command again resumes", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, signals.Interrupted) as error:
+        number = getattr(error, "number", signal.SIGINT)
         print("interrupted; the same command again resumes", file=sys.stderr)
-        return 130
+        return 128 + number
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = streams
+
+
+class _UntilClosed(io.TextIOBase):
+    """A stream that goes nowhere once its reader is gone: no training ends for that."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except OSError:  # EPIPE of a pipe, EIO of a terminal
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)

@@ -201,7 +201,11 @@ class Config:
     run_dir: str | None = None
     """The run's folder; default runs/TASK/NAME. The same command again resumes."""
     checkpoint_seconds: float = 60.0
-    """Save a checkpoint at the first epoch end after so many seconds, and at the end of a phase."""
+    """Save a checkpoint after about so many seconds, at the end of an epoch or, of a long one, in
+    it; and at the end of a phase."""
+    retries: int = 0
+    """How often a run whose numbers are not finite goes back to its last checkpoint and on, each
+    time at half the learning rates."""
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -274,7 +278,7 @@ def _validate(config: Config) -> None:
         require(0 < getattr(config, field) < float("inf"), field, "a finite value > 0")
     require(config.estimator in ESTIMATORS, "estimator", f"one of {', '.join(ESTIMATORS)}")
     not_negative = ("steps_per_epoch", "seed", "logit_learning_rate", "weight_decay", "draws")
-    for field in (*not_negative, "clip", "clamp", "noise", "final_noise"):
+    for field in (*not_negative, "clip", "clamp", "noise", "final_noise", "retries"):
         require(getattr(config, field) >= 0, field, "at least 0")
     require(
         0 <= config.warmup < 1,

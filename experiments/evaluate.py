@@ -89,21 +89,21 @@ def load_run(folder: str | Path) -> TrainedRun:
     """
     folder = Path(folder)
     config, task, _ = run_folder.read_finished(folder)
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        if not checkpoints.epochs():
+    with Checkpoints(folder) as checkpoints:
+        if not (moments := checkpoints.moments()):
             raise ValueError(f"{folder} holds no checkpoint")
-        epochs = max(checkpoints.epochs())
+        last = moments[-1]
         try:
-            position = checkpoints.restore_position(epochs)
+            position = checkpoints.restore_position(last)
             if position.phase_index == 0:
                 network = networks.build_model(config, task)
             else:
                 network = networks.mixed_model(config, task, position.choices)
             _, params, _ = split_model(network)
             part = "params" if config.select_epoch == "last" else "best_params"
-            params = checkpoints.restore_part(epochs, part, params)
+            params = checkpoints.restore_part(last, part, params)
         except DamagedCheckpoint as error:
-            raise ValueError(f"{folder}: {error}") from None
+            raise ValueError(f"checkpoint {checkpoints.place(last)} is damaged ({error})") from None
     nnx.update(network, *params.values())
     network.eval()
     tables = {path: layer.table for path, layer in networks.fixed_layers(network).items()}

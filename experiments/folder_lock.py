@@ -3,15 +3,36 @@
 import contextlib
 import dataclasses
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.config import MAY_DIFFER, Config
-from experiments.run_folder import CONFIG, LOCK, RunError, read_config, write_config
+from experiments.run_folder import CONFIG, LOCK, PARTIAL, RunError, read_config, write_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A run folder that this process holds."""
+
+    folder: Path
+    descriptor: int
+
+    def require(self) -> None:
+        """Before anything is written: RunError if the folder or its lock is gone, or another's."""
+        mine = os.fstat(self.descriptor)
+        try:
+            there = os.stat(self.folder / LOCK)
+        except FileNotFoundError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            raise RunError(
+                f"{self.folder / LOCK} was removed or replaced: stopped, nothing written"
+            )
 
 
 @contextlib.contextmanager
-def opened(folder: Path, config: Config) -> Iterator[None]:
+def opened(folder: Path, config: Config) -> Iterator[Held]:
     """Holds the folder for one process; makes it, or checks that it belongs to the config.
 
     Raises:
@@ -21,11 +42,11 @@ def opened(folder: Path, config: Config) -> Iterator[None]:
     """
     _check_holds(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
+    with _lock(folder) as held:
         _check_holds(folder, config)  # again: another process may have come first
         if read_config(folder) is None:
             write_config(folder, config)
-        yield
+        yield held
 
 
 @contextlib.contextmanager
@@ -43,20 +64,22 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> Iterator[Held]:
     with open(folder / LOCK, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"{folder} is in use by another process") from None
-        yield
+        yield Held(folder, lock.fileno())
 
 
 def _check_holds(folder: Path, config: Config) -> None:
     """Raises RunError unless the folder holds this config, or nothing."""
     stored = read_config(folder)
     if stored is None:
-        if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
+        # A process killed before it wrote its config leaves no more than these.
+        begun = {LOCK, CONFIG + PARTIAL}
+        if folder.exists() and any(entry.name not in begun for entry in folder.iterdir()):
             raise RunError(f"{folder} is not empty and holds no {CONFIG}: choose another --run-dir")
         return
     differing = [

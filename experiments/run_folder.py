@@ -6,10 +6,10 @@
 | task.json | what is known of the task beside its name: `TaskRecord` |
 | metrics.jsonl | a row per epoch |
 | checkpoints/ | the last two states, by the number of epochs done: checkpoints.py |
-| checkpoints-damaged/ | those that could not be read |
+| checkpoints-within-epoch/ | a later one, by epochs and steps: only while a long epoch is trained |
 | choices.json | what phase 2 fixed, a function table per layer |
 | selection.npz | the logits [N, K] at the switch, per layer |
-| summary.json | the results of the phases, the switch, versions; written last |
+| summary.json | the results of the phases, the switch, versions, the SHA-256 of the others; last |
 | fit.npz | a fitted function beside the true one |
 | figures/ | pictures |
 | predictions.csv | for rows that the user gave to `experiments.evaluate` |
@@ -19,10 +19,13 @@ The same command in the same folder resumes.
 """
 
 import dataclasses
+import hashlib
+import io
 import json
+import math
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,18 +37,26 @@ from experiments.objective import Objective, find_objective
 
 CONFIG, TASK, METRICS, SUMMARY = "config.json", "task.json", "metrics.jsonl", "summary.json"
 CHOICES, SELECTION, FIT = "choices.json", "selection.npz", "fit.npz"
-CHECKPOINTS, DAMAGED_CHECKPOINTS = "checkpoints", "checkpoints-damaged"
+CHECKPOINTS, CHECKPOINTS_WITHIN = "checkpoints", "checkpoints-within-epoch"
 FIGURES, PREDICTIONS, LOCK = "figures", "predictions.csv", ".lock"
+PARTIAL = ".partial"
+"""Ends the name of a file that is being written."""
 
 RESULT_FILES = (CONFIG, TASK, SUMMARY)
 DATA_FILES = (*RESULT_FILES, METRICS, CHOICES, SELECTION, FIT)
 """What tables and figures are made from: of many runs, and of one."""
+CHECKED_FILES = tuple(name for name in DATA_FILES if name != SUMMARY)
+"""Those whose SHA-256 is in summary.json, as far as the run has them."""
 
 T = TypeVar("T")
 
 
 class RunError(RuntimeError):
     """A run cannot start or go on; one line says why."""
+
+
+class DamagedRows(ValueError):
+    """metrics.jsonl does not hold the rows that a run wrote; one line says which."""
 
 
 # The folder
@@ -66,6 +77,21 @@ def figures_folder(folder: Path) -> Path:
 def is_complete(folder: Path) -> bool:
     """The run's summary is written, and it is written last."""
     return (folder / SUMMARY).exists()
+
+
+def is_intact(folder: Path) -> bool:
+    """The run is complete, and its files are those that it left."""
+    return is_complete(folder) and not damage(folder)
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with the files of a complete run, one line; empty if nothing."""
+    try:
+        summary = _required(folder, SUMMARY, _parse_summary)
+        _check_files(folder, summary)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def progress_of(folder: Path) -> str:
@@ -162,30 +188,32 @@ def read_run(folder: Path) -> RunData:
     """
     folder = Path(folder)
     config, task = _read(folder / CONFIG, _parse_config), _read(folder / TASK, _parse_task)
-    metrics = read_metrics(folder)
+    metrics, summary = read_metrics(folder), _read(folder / SUMMARY, _parse_summary)
     for name, content in ((CONFIG, config), (f"{METRICS} with an epoch", metrics), (TASK, task)):
         if not content:
             raise ValueError(f"{folder} is no run folder: it holds no {name}")
     assert config is not None
+    _check_files(folder, summary or {})
     return RunData(
         config,
         metrics,
         read_choices(folder),
-        _read(folder / SELECTION, _parse_arrays),
-        _read(folder / SUMMARY, _parse_summary),
+        read_selection(folder),
+        summary,
         _read(folder / FIT, _parse_arrays),
         task,
     )
 
 
 def read_finished(folder: Path) -> FinishedRun:
-    """Config, task and summary of a finished run; ValueError if it is not one."""
+    """Config, task and summary of a finished run; ValueError if it is not one, or damaged."""
     folder = Path(folder)
     config = _required(folder, CONFIG, _parse_config)
     if not is_complete(folder):
         raise ValueError(progress_of(folder))
     task = _required(folder, TASK, _parse_task)
     summary = _required(folder, SUMMARY, _parse_summary)
+    _check_files(folder, summary)
     if task.objective.result not in summary["phases"][-1]:
         raise ValueError(f"{folder / SUMMARY} holds no {task.objective.result} of the last phase")
     return FinishedRun(config, task, summary)
@@ -197,8 +225,13 @@ def read_config(folder: Path) -> Config | None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, one per epoch; a last line cut short is left out."""
+    """The rows of metrics.jsonl, of epochs 1, 2, …; a last line cut short is left out."""
     return _read(folder / METRICS, _parse_rows) or []
+
+
+def read_selection(folder: Path) -> dict[str, np.ndarray] | None:
+    """selection.npz, by the path of the layer; None before the switch."""
+    return _read(folder / SELECTION, _parse_arrays)
 
 
 def read_choices(folder: Path) -> dict[str, LayerChoices] | None:
@@ -244,9 +277,25 @@ def _parse_object(text: str) -> dict[str, Any]:
 
 def _parse_summary(path: Path) -> dict[str, Any]:
     summary = _parse_object(path.read_text())
+    if summary.pop("sha256", None) not in (None, _sha256_of(summary)):
+        raise ValueError("its SHA-256 is another")
     if not (isinstance(summary["phases"], list) and summary["phases"]):
         raise ValueError("it holds no phases")
     return summary
+
+
+def _sha256_of(summary: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest()
+
+
+def _check_files(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Raises ValueError for a file that is not the one that the finished run left."""
+    for name, expected in summary.get("files", {}).items():
+        path = folder / name
+        if not path.exists():
+            raise ValueError(f"{path} is missing")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise ValueError(f"{path} cannot be read: its SHA-256 is not that of {SUMMARY}")
 
 
 def _parse_task(path: Path) -> TaskRecord:
@@ -258,7 +307,16 @@ def _parse_task(path: Path) -> TaskRecord:
 
 
 def _parse_rows(path: Path) -> list[dict[str, Any]]:
-    return [_parse_object(line) for line in path.read_text().split("\n")[:-1]]
+    rows = []
+    for number, line in enumerate(path.read_text().split("\n")[:-1], 1):
+        try:
+            row = _parse_object(line)
+        except ValueError as error:
+            raise ValueError(f"row {number} of {path}: {error}") from None
+        if row.get("epoch") != number:
+            raise ValueError(f"row {number} is of epoch {row.get('epoch')}")
+        rows.append(row)
+    return rows
 
 
 def _parse_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -290,24 +348,82 @@ def keep_task(folder: Path, task: TaskRecord) -> None:
 
 def write_task(folder: Path, task: TaskRecord) -> None:
     record = {**task._asdict(), "objective": task.objective.name}
-    write_text(folder / TASK, json.dumps(record, indent=2))
+    write_text(folder / TASK, json_text(record, indent=2))
 
 
-def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
-    """Adds the row of an epoch."""
-    with open(folder / METRICS, "a") as file:
-        file.write(json.dumps(row) + "\n")
+class Rows:
+    """The rows of metrics.jsonl that a run knows of; the file is cut to them with the next."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / METRICS
+        self._hash, self._size = hashlib.sha256(), 0
+
+    @property
+    def sha256(self) -> str:
+        """Of all rows."""
+        return self._hash.hexdigest()
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Adds the row of an epoch; RunError if it cannot be written."""
+        line = (json_text(row) + "\n").encode()
+        try:
+            with open(self._path, "r+b" if self._path.exists() else "xb") as file:
+                file.truncate(self._size)
+                file.seek(self._size)
+                file.write(line)
+        except OSError as error:
+            raise RunError(f"{self._path} cannot be written ({error.strerror})") from error
+        self._hash.update(line)
+        self._size += len(line)
+
+    def restore(self, epochs: int, sha256: str) -> str:
+        """Goes on after the row of an epoch.
+
+        Args:
+            epochs: of which there are rows.
+            sha256: of those rows.
+
+        Returns:
+            Empty, or what is damaged: rows that stand in another order, or twice, are put right.
+
+        Raises:
+            DamagedRows: the rows are not those; the line says which file.
+        """
+        lines = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
+        if self._take(lines[:epochs], sha256):
+            return ""
+        whole = {_epoch_of(line): line for line in lines}
+        ordered = [whole[epoch] for epoch in range(1, epochs + 1) if epoch in whole]
+        if not self._take(ordered, sha256):
+            missing = [str(epoch) for epoch in range(1, epochs + 1) if epoch not in whole]
+            problem = f"no row of epoch {', '.join(missing)}" if missing else "a row is another"
+            raise DamagedRows(f"{self._path} is damaged ({problem})")
+        write_bytes(self._path, b"".join(ordered))
+        return f"{self._path}: the rows were not in order or twice; put right"
+
+    def _take(self, lines: Sequence[bytes], sha256: str) -> bool:
+        text = b"".join(lines)
+        known = hashlib.sha256(text)
+        if known.hexdigest() != sha256:
+            return False
+        self._hash, self._size = known, len(text)
+        return True
 
 
-def truncate_metrics(folder: Path, epochs: int) -> None:
-    """Keeps the rows of the first `epochs` epochs: what the checkpoint knows."""
-    rows = read_metrics(folder)[:epochs]
-    write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+def _epoch_of(line: bytes) -> Any:
+    try:
+        return json.loads(line)["epoch"]
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
-def write_choices(folder: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:
-    """A table's record (`pool`, `choices`) by the path of its layer."""
-    write_text(folder / CHOICES, json.dumps(tables))
+def write_choices(folder: Path, layers: Mapping[str, LayerChoices]) -> None:
+    """By the path of the layer."""
+    record = {
+        path: {"pool": layer.pool, "choices": layer.choices.tolist()}
+        for path, layer in layers.items()
+    }
+    write_text(folder / CHOICES, json_text(record))
 
 
 def write_selection(folder: Path, logits: Mapping[str, np.ndarray]) -> None:
@@ -321,18 +437,47 @@ def write_fit(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """The last file of a run: from now on it is complete."""
-    write_text(folder / SUMMARY, json.dumps(summary, indent=2))
+    files = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in CHECKED_FILES
+        if (folder / name).exists()
+    }
+    record = json.loads(json_text({**summary, "files": files}))
+    write_text(folder / SUMMARY, json_text({**record, "sha256": _sha256_of(record)}, indent=2))
+
+
+def json_text(record: Any, indent: int | None = None) -> str:
+    """JSON without NaN and infinity, which no other reader knows; RunError if there is one."""
+    try:
+        return json.dumps(record, indent=indent, allow_nan=False)
+    except ValueError:
+        raise RunError(f"a result is not finite: {_not_finite(record)}") from None
+
+
+def _not_finite(record: Any, place: str = "") -> str:
+    """The first number that is not finite, and where it is."""
+    if isinstance(record, float) and not math.isfinite(record):
+        return f"{place} is {record}"
+    parts: Any = record.items() if isinstance(record, Mapping) else ()
+    if isinstance(record, list | tuple):
+        parts = enumerate(record)
+    found = (_not_finite(part, f"{place}.{name}".lstrip(".")) for name, part in parts)
+    return next(filter(None, found), "")
 
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text)
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(path.name + PARTIAL)
+    temporary.write_bytes(content)
     os.replace(temporary, path)
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    os.replace(temporary, path)
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, content.getvalue())

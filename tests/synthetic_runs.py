@@ -9,7 +9,7 @@ from experiments import run_folder
 from experiments.config import Config
 from experiments.objective import CLASSIFICATION, NEXT_CHARACTER, REGRESSION, Objective
 from experiments.presets import default_config
-from experiments.run_folder import TaskRecord
+from experiments.run_folder import LayerChoices, TaskRecord
 
 LAYERS = {
     "conv": (32, 64, 256),
@@ -151,17 +151,15 @@ def write_run(folder: Path, task: str = "fashion_mnist", **changes) -> Path:
     folder.mkdir(parents=True)
     run_folder.write_config(folder, config)
     run_folder.write_task(folder, TaskRecord(config.task, objective_of(config), (64,), 10))
+    written = run_folder.Rows(folder)
     for row in rows:
-        run_folder.append_metrics(folder, row)
-    run_folder.write_summary(folder, summary_of(config, rows, rng))
+        written.append(row)
     if logits:
-        names = list(config.activation_pool.names)
-        choices = {
-            path: {"pool": names, "choices": layer.argmax(-1).tolist()}
-            for path, layer in logits.items()
-        }
+        names = config.activation_pool.names
+        choices = {path: LayerChoices(names, layer.argmax(-1)) for path, layer in logits.items()}
         run_folder.write_choices(folder, choices)
         run_folder.write_selection(folder, logits)
     if objective_of(config) is REGRESSION:
         run_folder.write_fit(folder, fit_arrays())
+    run_folder.write_summary(folder, summary_of(config, rows, rng))
     return folder

@@ -232,6 +232,6 @@ def test_a_damaged_checkpoint_is_named_and_stays(home, tmp_path):
     files = [p for p in (tmp_path / "run" / "checkpoints").rglob("*") if p.is_file()]
     for path in files:
         path.write_bytes(path.read_bytes()[:10])
-    with pytest.raises(ValueError, match="checkpoint of epoch 2 is damaged"):
+    with pytest.raises(ValueError, match="checkpoints/2 is damaged"):
         load_run(tmp_path / "run")
     assert all(path.exists() for path in files)

@@ -14,7 +14,7 @@ from experiments.names import refuse_without_effect
 from experiments.objective import CLASSIFICATION
 from experiments.presets import default_config
 from experiments.run_folder import read_metrics
-from experiments.training.fixing import FAR, choices_before, fix_settled
+from experiments.training.fixing import FAR, choices_to_compare, fix_settled
 from experiments.training.program import Program
 from experiments.training.train import train_and_evaluate
 from smartmixed_jax import SelectionLogits, estimators
@@ -40,7 +40,7 @@ def logits_of(*largest: float) -> nnx.State:
 def fixed(selection, config, *, epoch, best=NEVER, before=None) -> list[bool]:
     """Which layers are fixed after the epoch, from 1."""
     program = Program(None, config, 0, 10, CLASSIFICATION)
-    before = choices_before(program, selection) if before is None else before
+    before = choices_to_compare(program.config, selection) if before is None else before
     found = fix_settled(program, selection, before, jnp.int32(epoch - 1), jnp.int32(best))
     layers = zip(jax.tree.leaves(selection), jax.tree.leaves(found), strict=True)
     answers = []
@@ -100,7 +100,7 @@ def test_a_plateau_of_the_validation_loss():
 def test_phase_2_has_nothing_to_fix():
     program = Program(None, tiny(fix_when="stable"), 1, 10, CLASSIFICATION)
     empty = nnx.State({})
-    assert choices_before(program, empty) == []
+    assert choices_to_compare(program.config, empty) == []
     assert fix_settled(program, empty, [], jnp.int32(0), jnp.int32(0)) is empty
 
 
@@ -123,7 +123,7 @@ def test_a_run_trains_on_with_what_was_fixed(tmp_path, by_steps, monkeypatch):
     if by_steps:
         from experiments.training import step
 
-        monkeypatch.setattr(step, "epoch_function", lambda program: step.run_epoch_by_steps)
+        monkeypatch.setattr(step, "steps_function", lambda program: step.run_steps_from_host)
     config = tiny(fix_when="stable", fix_share=0.01, fix_patience=2, run_dir=str(tmp_path / "run"))
     folder = train_and_evaluate(config, show_progress=False)
     rows = read_metrics(folder)

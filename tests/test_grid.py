@@ -165,5 +165,5 @@ def test_the_second_start_compiles_nothing_new(tmp_path):
         assert is_complete(next((tmp_path / place).iterdir()))
     assert before
     # What compiles in about the time from which on it is kept may be kept the second time only.
-    assert any(name.startswith("jit_run_epoch") for name in before)
-    assert {name for name in kept - before if name.startswith("jit_run_epoch")} == set()
+    assert any(name.startswith("jit_run_steps") for name in before)
+    assert {name for name in kept - before if name.startswith("jit_run_steps")} == set()

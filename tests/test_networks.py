@@ -84,11 +84,11 @@ def start(config: Config, task: Task):
     return start_phase(networks.build_model(config, task), config, task, 0)
 
 
-def run(function, config, task, program, state, non_trainable, number=0) -> tuple[TrainState, dict]:
+def run(config, task, program, state, non_trainable, number=0) -> tuple[TrainState, dict]:
     splits = task.splits["train"], task.splits["validation"]
     draws = draw(program, [config.seed], number, len(splits[0].labels))
     state = jax.tree.map(jnp.copy, state)
-    return function(program, state, non_trainable, *splits, draws, jnp.int32(number))
+    return step.run_epoch(program, state, non_trainable, *splits, draws, jnp.int32(number))
 
 
 def task_of(network: str) -> Task:
@@ -105,9 +105,7 @@ def test_a_network_learns_in_both_phases(network):
     program, state, non_trainable = start(config, task)
     losses = []
     for number in range(2):
-        state, metrics = run(
-            step.epoch_function(program), config, task, program, state, non_trainable, number
-        )
+        state, metrics = run(config, task, program, state, non_trainable, number)
         losses.append(float(metrics["train_loss"]))
     assert losses[-1] < 0.8 * losses[0]
     assert len(metrics["layers"]) == len(networks.build_model(config, task).activations)
@@ -115,7 +113,7 @@ def test_a_network_learns_in_both_phases(network):
     model = program.model(PhaseState(program, state, non_trainable).selected, non_trainable)
     fixed = networks.switch(model, config, task)
     mixed, state, non_trainable = start_phase(fixed, config, task, 1)
-    state, metrics = run(step.epoch_function(mixed), config, task, mixed, state, non_trainable)
+    state, metrics = run(config, task, mixed, state, non_trainable)
     assert metrics["layers"] == {}
     assert float(metrics["train_loss"]) < losses[-1] + 0.1
     loss, score, outputs = evaluation.evaluate(
@@ -149,11 +147,12 @@ def test_a_network_switches_to_the_bit(network):
 
 
 @pytest.mark.usefixtures("small")
-def test_an_epoch_by_steps_is_the_epoch_at_once():
+def test_an_epoch_by_steps_is_the_epoch_at_once(monkeypatch):
     task, config = image_task(), config_of("resnet20", batch_size=16)
     program, state, non_trainable = start(config, task)
-    at_once, one = run(step.run_epoch, config, task, program, state, non_trainable)
-    by_steps, other = run(step.run_epoch_by_steps, config, task, program, state, non_trainable)
+    by_steps, one = run(config, task, program, state, non_trainable)
+    monkeypatch.setattr(step, "steps_function", lambda program: step.run_steps)
+    at_once, other = run(config, task, program, state, non_trainable)
     pairs = zip(*map(jax.tree.leaves, ((at_once, one), (by_steps, other))), strict=True)
     for left, right in pairs:
         np.testing.assert_allclose(left, right, rtol=2e-3, atol=1e-4)
@@ -165,7 +164,7 @@ def test_several_runs_by_steps_are_each_run_alone():
     configs = [dataclasses.replace(config, seed=seed) for seed in (0, 1)]
     started = [start(own, task) for own in configs]
     alone = [
-        run(step.run_epoch_by_steps, own, task, *phase)[1]["step_losses"]
+        run(own, task, *phase)[1]["step_losses"]
         for own, phase in zip(configs, started, strict=True)
     ]
     program = dataclasses.replace(started[0][0], runs=2)
@@ -175,7 +174,7 @@ def test_several_runs_by_steps_are_each_run_alone():
     )
     splits = task.splits["train"], task.splits["validation"]
     draws = draw(program, [0, 1], 0, len(splits[0].labels))
-    _, metrics = step.run_epoch_by_steps(program, states, rests, *splits, draws, jnp.int32(0))
+    _, metrics = step.run_epoch(program, states, rests, *splits, draws, jnp.int32(0))
     np.testing.assert_allclose(metrics["step_losses"], np.stack(alone), rtol=2e-3)
 
 
@@ -185,7 +184,7 @@ def test_batch_statistics_move_in_training_and_not_in_evaluation():
     program, state, non_trainable = start(config, task)
     before = jax.tree.leaves(state.params["statistics"])
     assert before
-    after, _ = run(step.run_epoch_by_steps, config, task, program, state, non_trainable)
+    after, _ = run(config, task, program, state, non_trainable)
     moved = jax.tree.leaves(after.params["statistics"])
     assert not any(map(np.array_equal, before, moved))
     split = task.splits["test"]
@@ -250,7 +249,7 @@ def test_a_run_leaves_its_report_and_figures_and_resumes_to_the_bit(tmp_path, mo
 
     whole, broken = (dataclasses.replace(config, run_dir=str(tmp_path / n)) for n in ("a", "b"))
     train_and_evaluate(whole, load=load, show_progress=False)
-    append = run_folder.append_metrics
+    append = run_folder.Rows.append
 
     def interrupt(folder, row):
         append(folder, row)
@@ -259,9 +258,10 @@ def test_a_run_leaves_its_report_and_figures_and_resumes_to_the_bit(tmp_path, mo
 
     for _ in range(2):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(run_folder, "append_metrics", interrupt)
+            patch.setattr(run_folder.Rows, "append", interrupt)
             train_and_evaluate(broken, load=load, show_progress=False)
-        append(tmp_path / "b", {"epoch": -1})  # what the checkpoint does not know is dropped
+        with open(tmp_path / "b" / "metrics.jsonl", "a") as file:
+            file.write('{"epoch": 9}\n')  # what the checkpoint does not know is dropped
     train_and_evaluate(broken, load=load, show_progress=False)
     rows = [
         [{k: v for k, v in row.items() if k != "seconds"} for row in run_folder.read_metrics(f)]
@@ -316,7 +316,7 @@ def test_augmentation_changes_training_and_is_the_same_for_all_methods(monkeypat
     losses = []
     for augment in (True, False):
         config = config_of("conv", augment=augment, method="uniform:relu")
-        _, metrics = run(step.run_epoch_by_steps, config, task, *start(config, task))
+        _, metrics = run(config, task, *start(config, task))
         losses.append(float(metrics["train_loss"]))
     assert losses[0] != losses[1]
 
@@ -356,7 +356,7 @@ def test_weight_decay_shrinks_kernels_only(optimizer):
         )
         program, state, non_trainable = start(config, task)
         before = trained(state.params)["weights"]
-        state, _ = run(step.run_epoch_by_steps, config, task, program, state, non_trainable)
+        state, _ = run(config, task, program, state, non_trainable)
         after.append(state.params)
     paths = jax.tree_util.tree_leaves_with_path(before)
     values = [jax.tree.leaves(params["weights"]) for params in after]

@@ -95,7 +95,7 @@ def test_its_network_is_given_back(whole):
 
 def test_it_resumes_to_the_bit_from_every_epoch(whole, folder, monkeypatch):
     config = dataclasses.replace(whole, run_dir=str(folder / "broken"))
-    append, stops = run_folder.append_metrics, [1, 2, 3, 4]
+    append, stops = run_folder.Rows.append, [1, 2, 3, 4]
 
     def interrupt(place, row):
         append(place, row)
@@ -103,7 +103,7 @@ def test_it_resumes_to_the_bit_from_every_epoch(whole, folder, monkeypatch):
             stops.pop(0)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder, "append_metrics", interrupt)
+    monkeypatch.setattr(run_folder.Rows, "append", interrupt)
     while stops:
         with pytest.raises(KeyboardInterrupt):
             train_and_evaluate(config, show_progress=False)

@@ -74,14 +74,14 @@ def assert_close(one, other, path="") -> None:
 @contextlib.contextmanager
 def epochs_run() -> Iterator[list[tuple[str, int]]]:
     """(phase, runs at once) of every epoch trained."""
-    original, seen = step.run_epoch, []
+    original, seen = step.end_epoch, []
 
     def watch(program, *arguments):
         seen.append((program.spec.name, program.runs))
         return original(program, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "run_epoch", watch)
+        patch.setattr(step, "end_epoch", watch)
         yield seen
 
 
@@ -204,10 +204,10 @@ def test_killed_between_the_checkpoints_of_a_group(whole, tmp_path, monkeypatch,
     configs = moved(whole, tmp_path)
     save = Checkpoints.save
 
-    def interrupt(self, epochs, state, position):
-        if epochs == stop_after and str(self._manager.directory).count("seed1"):
+    def interrupt(self, moment, *arguments):
+        if moment.epochs == stop_after and "seed1" in str(self.place(moment)):
             raise KeyboardInterrupt
-        save(self, epochs, state, position)
+        save(self, moment, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Checkpoints, "save", interrupt)
@@ -227,7 +227,7 @@ def test_killed_between_the_checkpoints_of_a_group(whole, tmp_path, monkeypatch,
 
 def test_a_damaged_checkpoint_of_one_run_takes_the_group_back(whole, tmp_path, monkeypatch, capsys):
     configs = moved(whole, tmp_path)
-    append = run_folder.append_metrics
+    append = run_folder.Rows.append
 
     def interrupt(folder, row):
         append(folder, row)
@@ -235,7 +235,7 @@ def test_a_damaged_checkpoint_of_one_run_takes_the_group_back(whole, tmp_path, m
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run_folder, "append_metrics", interrupt)
+        patch.setattr(run_folder.Rows, "append", interrupt)
         train_all(configs)
     for path in (Path(configs[1].run_dir) / "checkpoints" / "3" / "state").rglob("*"):
         if path.is_file() and path.stat().st_size > 200:
@@ -305,14 +305,14 @@ def test_a_phase_compiles_once_and_other_seeds_and_controls_nothing(
     tmp_path, monkeypatch, task, at_once
 ):
     counts: dict[str, list[int]] = {"selective": [], "mixed": []}
-    append = run_folder.append_metrics
+    append = run_folder.Rows.append
     with compilations() as count:
 
         def watch(folder, row):
             counts[row["phase"]].append(count[0])
             append(folder, row)
 
-        monkeypatch.setattr(run_folder, "append_metrics", watch)
+        monkeypatch.setattr(run_folder.Rows, "append", watch)
         # A width that no other test has, so that nothing is compiled yet.
         size = {"selective_epochs": 3, "mixed_epochs": 3, "hidden": (11, 7)}
         first = [tiny(tmp_path, task, seed=seed, **size) for seed in range(at_once)]
@@ -336,13 +336,13 @@ def test_choices_as_data_train_like_the_static_table(tmp_path, monkeypatch):
     train_all([config])
     monkeypatch.setattr("experiments.training.state.choices_as_data", lambda model: model)
     static = dataclasses.replace(config, run_dir=str(tmp_path / "static"))
-    original, models = step.run_epoch, []
+    original, models = step.end_epoch, []
 
     def watch(program, state, non_trainable, *arguments):
         models.append(program.model(state.params, non_trainable))
         return original(program, state, non_trainable, *arguments)
 
-    monkeypatch.setattr(step, "run_epoch", watch)
+    monkeypatch.setattr(step, "end_epoch", watch)
     train_all([static])
     assert all(isinstance(layer, networks.MixedActivation) for layer in models[-1].activations)
     assert rows(config) == rows(static)
@@ -351,5 +351,7 @@ def test_choices_as_data_train_like_the_static_table(tmp_path, monkeypatch):
         if name == "summary.json":
             for summary in (one, other):
                 summary.pop("seconds")
+                summary.pop("files")
+                summary.pop("sha256")
                 summary["environment"].pop("date")
         assert one == other

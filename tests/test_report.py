@@ -139,8 +139,9 @@ def test_a_run_that_is_not_complete_is_told_and_the_others_reported(tmp_path, ca
     (whole,) = finished(tmp_path / "a", ONE)
     (part,) = finished(tmp_path / "b", ONE)
     (part / "summary.json").unlink()
+    rows = run_folder.Rows(part)
     for epoch in (1, 2, 3):
-        run_folder.append_metrics(part, {"epoch": epoch, "phase": "selective"})
+        rows.append({"epoch": epoch, "phase": "selective"})
     assert report.main(["--table", str(whole), str(part)]) == 0
     told = f"{part} holds no finished run: 3 of 120 epochs are done"
     text = capsys.readouterr().out

@@ -22,8 +22,9 @@ from experiments.data.tasks import load_task
 from experiments.presets import default_config
 from experiments.run_folder import RunError, read_finished
 from experiments.training import step, train
-from experiments.training.state import Run
-from experiments.training.train import resume, train_and_evaluate
+from experiments.training.resuming import resume
+from experiments.training.state import open_run
+from experiments.training.train import train_and_evaluate
 from smartmixed_jax import ActivationPool
 
 REPOSITORY = Path(__file__).parents[1]
@@ -44,8 +45,9 @@ def tiny(folder: Path, task: str = "digits", preset: str = "recommended", **chan
 
 def final_state(config: Config) -> dict[str, np.ndarray]:
     """Every leaf of the last checkpoint, and the choices."""
-    with Checkpoints(Path(config.run_dir)) as checkpoints:
-        run = Run(config, load_task(config), Path(config.run_dir), checkpoints)
+    folder = Path(config.run_dir)
+    with Checkpoints(folder) as checkpoints, folder_lock.opened(folder, config) as held:
+        run = open_run(config, load_task(config), held, checkpoints)
         phase = resume(run)
     position = run.position
     assert (position.phase_index, position.phase_epoch) == (1, config.mixed_epochs)
@@ -66,6 +68,7 @@ def assert_same_run(one: Config, other: Config) -> None:
     summaries = [read_finished(Path(config.run_dir)).summary for config in (one, other)]
     for summary in summaries:
         summary.pop("seconds")
+        summary.pop("files")  # the rows have their seconds
         summary["environment"].pop("date")  # midnight may pass between the two
     assert summaries[0] == summaries[1]
 
@@ -106,7 +109,7 @@ def test_a_run_leaves_its_folder(whole):
 
 
 def test_a_complete_run_is_not_trained_again(whole, monkeypatch):
-    monkeypatch.setattr(step, "run_epoch", None)
+    monkeypatch.setattr(step, "end_epoch", None)
     assert train_and_evaluate(whole, show_progress=False) == Path(whole.run_dir)
 
 
@@ -119,25 +122,25 @@ def test_an_interrupted_run_ends_like_the_whole_one(
     config = dataclasses.replace(
         whole, run_dir=str(tmp_path / "run"), checkpoint_seconds=checkpoint_seconds
     )
-    append = run_folder.append_metrics
+    append = run_folder.Rows.append
 
     def interrupt(folder, row):
         append(folder, row)
         if row["epoch"] == stop_after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder, "append_metrics", interrupt)
+    monkeypatch.setattr(run_folder.Rows, "append", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train_and_evaluate(config, show_progress=False)
-    monkeypatch.setattr(run_folder, "append_metrics", append)
+    monkeypatch.setattr(run_folder.Rows, "append", append)
     trained = []
-    original = step.run_epoch
+    original = step.end_epoch
 
     def count(*arguments):
         trained.append(arguments[0].spec.name)
         return original(*arguments)
 
-    monkeypatch.setattr(step, "run_epoch", count)
+    monkeypatch.setattr(step, "end_epoch", count)
     train_and_evaluate(config, show_progress=False)
     kept = stop_after - 1 if checkpoint_seconds == 0 else 2 * (stop_after > 2)
     assert len(trained) == 5 - kept
@@ -186,7 +189,7 @@ def test_a_killed_process_resumes_bit_for_bit(whole, tmp_path):
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole, tmp_path, monkeypatch, capsys):
     config = dataclasses.replace(whole, run_dir=str(tmp_path / "run"), checkpoint_seconds=0.0)
-    append = run_folder.append_metrics
+    append = run_folder.Rows.append
 
     def interrupt(folder, row):
         append(folder, row)
@@ -194,7 +197,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole, tmp_path, monk
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run_folder, "append_metrics", interrupt)
+        patch.setattr(run_folder.Rows, "append", interrupt)
         train_and_evaluate(config, show_progress=False)
     damaged = 0
     for path in (Path(config.run_dir) / "checkpoints" / "4" / "state").rglob("*"):
@@ -204,7 +207,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole, tmp_path, monk
     assert damaged
     train_and_evaluate(config, show_progress=False)
     assert "checkpoint of epoch 4 is damaged" in capsys.readouterr().out
-    assert (Path(config.run_dir) / "checkpoints-damaged" / "4" / "state").is_dir()
+    aside = Path(config.run_dir) / "checkpoints" / "4.damaged"
+    assert (aside / "state").is_dir()
+    assert aside.with_name("4.damaged.txt").read_text().strip()
     assert_same_run(whole, config)
 
 

@@ -73,13 +73,12 @@ def test_a_damaged_config_is_not_overwritten(tmp_path):
 
 
 def test_a_damaged_row_is_named_and_a_last_line_cut_short_is_left_out(tmp_path):
+    rows = run_folder.Rows(tmp_path)
     for epoch in (1, 2, 3):
-        run_folder.append_metrics(tmp_path, {"epoch": epoch})
+        rows.append({"epoch": epoch})
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text()[:-3])
     assert run_folder.read_metrics(tmp_path) == [{"epoch": 1}, {"epoch": 2}]
-    run_folder.truncate_metrics(tmp_path, 1)
-    assert path.read_text() == '{"epoch": 1}\n'
     path.write_text('{"epo\n{"epoch": 2}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl cannot be read"):
         run_folder.read_metrics(tmp_path)
@@ -94,9 +93,10 @@ def test_arrays_come_back(tmp_path):
     logits = {"activations.0": np.arange(6.0).reshape(2, 3)}
     run_folder.write_config(tmp_path, default_config())
     run_folder.write_task(tmp_path, TaskRecord("digits", CLASSIFICATION, (8, 8, 1), 10))
-    run_folder.append_metrics(tmp_path, {"epoch": 1, "phase": "selective"})
+    run_folder.Rows(tmp_path).append({"epoch": 1, "phase": "selective"})
     run_folder.write_selection(tmp_path, logits)
-    run_folder.write_choices(tmp_path, {"activations.0": {"pool": ["a", "b"], "choices": [1, 0]}})
+    choices = run_folder.LayerChoices(("a", "b"), np.array([1, 0]))
+    run_folder.write_choices(tmp_path, {"activations.0": choices})
     run = run_folder.read_run(tmp_path)
     np.testing.assert_array_equal(run.logits["activations.0"], logits["activations.0"])
     assert run.choices["activations.0"].pool == ("a", "b")

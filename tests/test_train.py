@@ -349,7 +349,8 @@ def test_controls_change_the_choices_as_they_say(digits, kind):
 
 
 def test_nothing_recompiles_within_a_phase_nor_for_another_seed(digits):
-    step.run_epoch.clear_cache()
+    step.run_steps.clear_cache()
+    step.end_epoch.clear_cache()
     config = tiny(initialization="torch", hidden=(20, 12))
     for seed in (0, 1):
         config = dataclasses.replace(config, seed=seed)
@@ -357,7 +358,7 @@ def test_nothing_recompiles_within_a_phase_nor_for_another_seed(digits):
         for number in range(3):
             state, metrics = epoch(config, digits, program, state, non_trainable, number)
     assert float(metrics["temperature"]) != config.temperature
-    assert step.run_epoch._cache_size() == 1
+    assert step.run_steps._cache_size() == step.end_epoch._cache_size() == 1
 
 
 def test_layers_and_steps_draw_their_own_noise(digits):
@@ -411,9 +412,9 @@ def test_bfloat16_computes_hidden_layers_and_nothing_else(digits, method):
     program, state, non_trainable = start(config, digits)
     splits = digits.splits["train"], digits.splits["validation"]
     draws = draw(program, [0], 0, len(splits[0].labels))
-    text = step.run_epoch.lower(
-        program, state, non_trainable, *splits, draws, jnp.int32(0)
-    ).as_text()
+    steps = step.run_steps.lower(program, state, non_trainable, splits[0], draws, 0, 0, 1)
+    end = step.end_epoch.lower(program, state, non_trainable, splits[1], draws.evaluation, 0)
+    text = steps.as_text() + end.as_text()
     # Without the library's own products, the sums for the logits, which ask for full precision.
     lines = "\n".join(line for line in text.splitlines() if "HIGHEST" not in line)
     products = re.findall(r"dot_general.*-> tensor<(?:\d+x)+(\w+)>", lines)

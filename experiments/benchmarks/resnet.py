@@ -24,7 +24,7 @@ from experiments.presets import default_config
 from experiments.training import networks
 from experiments.training.draws import draw
 from experiments.training.state import start_phase
-from experiments.training.step import Batch, run_step
+from experiments.training.step import run_step
 from smartmixed_jax import FunctionTable, SelectiveActivation
 
 STEPS = 10
@@ -89,17 +89,16 @@ def _steps(
 ) -> harness.Variant:
     program, state, non_trainable = start_phase(model, config, task, phase)
     data = task.splits["train"]
-    # Copies: steps donate them, and the model is built into more than one variant.
-    carry, number = jax.tree.map(jnp.copy, (state.params, state.opt_state)), 0
+    # A copy: steps donate it, and the model is built into more than one variant.
+    state, number = jax.tree.map(jnp.copy, state), 0
 
     def variant(i: int) -> list[jax.Array]:
-        nonlocal carry, number
+        nonlocal state, number
         losses = []
         for _ in range(steps):
             draws = draw(program, [0], number, len(data.labels))
-            drawn = (draws.indices[0], draws.noise[0], draws.augmentation[0])
-            carry, sums = run_step(program, carry, non_trainable, data, Batch(number, *drawn))
-            losses.append(sums.loss)
+            state = run_step(program, state, non_trainable, data, draws, number, 0)
+            losses.append(state.sums.loss[0])
             number += 1
         return losses
 

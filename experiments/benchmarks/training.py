@@ -36,7 +36,8 @@ def watched() -> Iterator[list[Span]]:
     """
     spans: list[Span] = []
     waiting: list[tuple[str, float, Future[float]]] = []
-    original = step.run_epoch
+    steps_function, end_epoch = step.steps_function, step.end_epoch
+    begun: list[float] = []
 
     def wait(loss: jax.Array) -> float:
         loss.block_until_ready()
@@ -44,21 +45,30 @@ def watched() -> Iterator[list[Span]]:
 
     with ThreadPoolExecutor(1) as watcher:
 
-        def run_epoch(program: Any, *arguments: Any) -> Any:
-            begun = time.perf_counter()
-            state, metrics = original(program, *arguments)
+        def watched_steps(program: Any) -> Any:
+            run_steps = steps_function(program)
+
+            def run(*arguments: Any) -> Any:
+                if len(begun) == len(waiting):  # the first steps of an epoch
+                    begun.append(time.perf_counter())
+                return run_steps(*arguments)
+
+            return run
+
+        def watched_end(program: Any, *arguments: Any) -> Any:
+            state, metrics = end_epoch(program, *arguments)
             ended = watcher.submit(wait, metrics["train_loss"])
-            waiting.append((program.spec.name, begun, ended))
+            waiting.append((program.spec.name, begun[-1], ended))
             return state, metrics
 
-        step.run_epoch = run_epoch  # type: ignore[assignment]
+        step.steps_function, step.end_epoch = watched_steps, watched_end  # type: ignore[assignment]
         try:
             yield spans
         finally:
-            step.run_epoch = original
+            step.steps_function, step.end_epoch = steps_function, end_epoch
             last = 0.0
-            for phase, begun, ended in waiting:
-                spans.append(Span(phase, max(begun, last), ended.result()))
+            for phase, start, ended in waiting:
+                spans.append(Span(phase, max(start, last), ended.result()))
                 last = spans[-1].ended
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from experiments.config import Config
 from experiments.training.program import Program
 from smartmixed_jax.summary import statistics
 
@@ -18,21 +19,21 @@ Choices = list[jax.Array]
 """Per layer [N]: the function with the largest logit."""
 
 
-def choices_before(program: Program, selection: nnx.State) -> Choices:
-    """At the beginning of an epoch: the choices, where the criterion compares them."""
-    if program.spec.name != "selective" or program.config.fix_when != "stable":
+def choices_to_compare(config: Config, selection: nnx.State) -> Choices:
+    """The choices at the beginning of an epoch, where the criterion compares them with its end."""
+    if config.fix_when != "stable":
         return []
     return [jnp.argmax(logits, -1) for logits in jax.tree.leaves(selection)]
 
 
 def fix_settled(
-    program: Program, selection: nnx.State, before: Choices, epoch: jax.Array, best: jax.Array
+    program: Program, selection: nnx.State, before: Choices, epoch: jax.Array | int, best: jax.Array
 ) -> nnx.State:
     """The selection logits after an epoch, those of settled layers FAR apart.
 
     Args:
         selection: logits [N, K] per layer.
-        before: as `choices_before` gave them.
+        before: as `choices_to_compare` gave them.
         epoch: within the phase, from 0, int32 [].
         best: the epoch with the lowest validation loss, from 1, int32 [].
     """

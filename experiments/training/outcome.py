@@ -2,8 +2,8 @@
 
 import datetime
 import functools
-import json
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import flax
@@ -14,6 +14,7 @@ from flax import nnx
 from experiments import run_folder
 from experiments.config import Config, epochs_before
 from experiments.data.task import Task
+from experiments.run_folder import LayerChoices
 from experiments.training import networks
 from experiments.training.evaluation import evaluate, loss_with, predict, score_with
 from experiments.training.keys import EVALUATION, SWITCH, make_key
@@ -35,8 +36,8 @@ def test_phase(run: Run, phase: PhaseState) -> np.ndarray:
     config, task, program = run.config, run.task, phase.program
     best, last = int(phase.state.best_epoch), program.spec.epochs
     tested = best if config.select_epoch == "lowest_loss" else last
-    before = epochs_before(config, program.phase_index)
-    row = run_folder.read_metrics(run.folder)[before + tested - 1]
+    epoch = epochs_before(config, program.phase_index) + tested
+    (row,) = (row for row in run_folder.read_metrics(run.folder) if row["epoch"] == epoch)
     result: dict[str, Any] = {
         "name": program.spec.name,
         "epochs": last,
@@ -47,6 +48,7 @@ def test_phase(run: Run, phase: PhaseState) -> np.ndarray:
     }
     scores, outputs = score_splits(config, task, program, phase.selected, phase.non_trainable)
     result |= scores
+    run_folder.json_text(result)  # before anything is made of a result that is not finite
     run.position = run.position._replace(results=(*run.position.results, result))
     return outputs
 
@@ -90,17 +92,32 @@ def switch_phase(run: Run, phase: PhaseState) -> nnx.Module:
     quiet = nnx.view(switched, deterministic=True, raise_if_not_found=False)  # dropout off
     report["start"] = score(quiet, noise)
     report["layers"] = summarize(model)
-    run_folder.write_selection(run.folder, selection_logits(model))
-    tables = {
-        path: json.loads(layer.table.to_json())
-        for path, layer in networks.fixed_layers(switched).items()
-    }
-    run_folder.write_choices(run.folder, tables)
-    choices = tuple(table["choices"] for table in tables.values())
+    run_folder.json_text(report)
+    run.logits = {path: np.asarray(logits) for path, logits in selection_logits(model).items()}
+    layers = choices_of(switched)
+    keep_choices(run, layers)
     run.position = run.position._replace(
-        phase_index=1, phase_epoch=0, choices=choices, switch=report
+        phase_index=1,
+        phase_epoch=0,
+        choices=tuple(layer.choices.tolist() for layer in layers.values()),
+        switch=report,
     )
     return switched
+
+
+def choices_of(network: nnx.Module) -> dict[str, LayerChoices]:
+    """What the fixed layers of a network have, by their paths."""
+    return {
+        path: LayerChoices(layer.table.pool.names, np.asarray(layer.table.choices, int))
+        for path, layer in networks.fixed_layers(network).items()
+    }
+
+
+def keep_choices(run: Run, layers: Mapping[str, LayerChoices]) -> None:
+    """choices.json and selection.npz."""
+    run.held.require()
+    run_folder.write_choices(run.folder, layers)
+    run_folder.write_selection(run.folder, run.logits)
 
 
 def write_results(run: Run, phase: PhaseState, outputs: np.ndarray) -> None:
@@ -111,6 +128,7 @@ def write_results(run: Run, phase: PhaseState, outputs: np.ndarray) -> None:
         outputs: on the test set, from `test_phase`.
     """
     task = run.task
+    run.held.require()
     summary: dict[str, Any] = {
         "phases": run.position.results,
         "switch": run.position.switch,
@@ -119,6 +137,8 @@ def write_results(run: Run, phase: PhaseState, outputs: np.ndarray) -> None:
         "seconds": sum(row["seconds"] for row in run_folder.read_metrics(run.folder)),
         "environment": environment(),
     }
+    if run.position.retries:
+        summary["retries"] = run.position.retries
     if task.objective.confusion:
         summary["confusion"] = _confusion(task, outputs)
     if task.tabulate_fit is not None:

@@ -16,24 +16,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import folder_lock, run_folder
-from experiments.checkpoints import START, Checkpoints
+from experiments import folder_lock, run_folder, signals
+from experiments.checkpoints import START, Checkpoints, DamagedCheckpoint, Moment
 from experiments.config import Config, phases
 from experiments.data.tasks import Loader, Split
-from experiments.run_folder import RunError, folder_of, is_complete
+from experiments.run_folder import RunError, folder_of, is_intact
 from experiments.training import networks
 from experiments.training.outcome import switch_phase, test_phase, write_results
 from experiments.training.program import compile_key
 from experiments.training.progress import Progress
-from experiments.training.state import PhaseState, Run, TrainState
+from experiments.training.resuming import Build, begin_phase, fall_back, restore
+from experiments.training.state import PhaseState, Run, TrainState, open_run
 from experiments.training.train import (
-    Build,
-    LossNotFinite,
-    begin_phase,
-    forget_after,
+    NotFinite,
     load_fitting_task,
-    record_epoch,
-    restore,
+    record,
     run_epochs,
     train_and_evaluate,
 )
@@ -43,7 +40,7 @@ AT_ONCE = 64
 WRITERS = 8
 """Threads that write the checkpoints of a group."""
 
-Stopped = dict[Path, LossNotFinite]
+Stopped = dict[Path, NotFinite]
 """Why a run stopped, by its folder; its place in the stacked arrays is then ignored."""
 
 
@@ -76,7 +73,7 @@ def train_all(
             continue
         try:
             train_and_evaluate(group[0], load=load, show_progress=show_progress)
-        except LossNotFinite as error:
+        except NotFinite as error:
             stopped[folder_of(group[0])] = error
     folders = map(folder_of, configs)
     return [stopped.get(folder, folder) for folder in folders]
@@ -86,7 +83,9 @@ def group_by_program(configs: Sequence[Config], at_once: int) -> list[list[int]]
     """Indices of the configs in groups of one program, of about equal size up to `at_once`."""
     programs: dict[Any, list[int]] = {}
     for index, config in enumerate(configs):
-        programs.setdefault((compile_key(config), config.data_dir), []).append(index)
+        # A run that may go on at another learning rate than the others goes alone.
+        alone = index if config.retries else None
+        programs.setdefault((compile_key(config), config.data_dir, alone), []).append(index)
     groups = []
     for indices in programs.values():
         size = math.ceil(len(indices) / math.ceil(len(indices) / at_once))
@@ -99,18 +98,19 @@ def _train_group(configs: Sequence[Config], load: Loader, show_progress: bool) -
     stopped: Stopped = {}
     # Before any folder is made: without data nothing is written.
     tasks = [
-        None if is_complete(folder_of(config)) else load_fitting_task(config, load)
+        None if is_intact(folder_of(config)) else load_fitting_task(config, load)
         for config in configs
     ]
     runs: list[Run] = []
     with contextlib.ExitStack() as opened:
         for config, task in zip(configs, tasks, strict=True):
             folder = folder_of(config)
-            opened.enter_context(folder_lock.opened(folder, config))
-            if task is not None and not is_complete(folder):
+            held = opened.enter_context(folder_lock.opened(folder, config))
+            if task is not None and not is_intact(folder):
                 run_folder.keep_task(folder, task.record())
                 checkpoints = opened.enter_context(Checkpoints(folder))
-                runs.append(Run(config, task, folder, checkpoints))
+                runs.append(open_run(config, task, held, checkpoints))
+        opened.enter_context(signals.deferred())
         for cohort, phase in _resume(runs):
             cohort_configs = [run.config for run in cohort]
             objective = cohort[0].task.objective
@@ -125,41 +125,40 @@ def _train_group(configs: Sequence[Config], load: Loader, show_progress: bool) -
 def _resume(runs: Sequence[Run]) -> Iterator[tuple[list[Run], PhaseState]]:
     """The runs that go on together, each time with their phase, until all had their turn.
 
-    Runs go on together from an epoch whose checkpoint each of them has. So a process killed
+    Runs go on together from a moment whose checkpoint each of them has. So a process killed
     between two checkpoints of a group loses one interval, and a run that stopped long before the
     others keeps none of them back.
     """
     waiting = list(runs)
     while waiting:
-        saved = {run: set(run.checkpoints.epochs()) for run in waiting}
+        saved = {run: set(run.checkpoints.moments()) for run in waiting}
         shared = sorted(set().union(*saved.values()), reverse=True)
-        epochs = max(
-            shared, key=lambda epoch: sum(epoch in epochs for epochs in saved.values()), default=0
+        moment = max(
+            shared, key=lambda moment: sum(moment in saved[run] for run in waiting), default=None
         )
-        cohort = [run for run in waiting if not shared or epochs in saved[run]]
-        phase = _restore_cohort(cohort, epochs)
+        cohort = [run for run in waiting if moment is None or moment in saved[run]]
+        phase = _restore_cohort(cohort, moment)
         if phase is not None:
-            for run in cohort:
-                forget_after(run, epochs)
             yield cohort, phase
             waiting = [run for run in waiting if run not in cohort]
 
 
-def _restore_cohort(runs: Sequence[Run], epochs: int) -> PhaseState | None:
-    """The beginning, or the state after so many epochs; None if a checkpoint is damaged."""
+def _restore_cohort(runs: Sequence[Run], moment: Moment | None) -> PhaseState | None:
+    """The beginning, or the state at a moment; None if a checkpoint is damaged, and set aside."""
     build: Build = networks.build_model
     if len(runs) > 1 and runs[0].config.method.startswith("uniform:"):
         build = networks.uniform_as_mixed  # all uniform methods are one program
     started = []
     for run in runs:
-        if epochs:
-            phase = restore(run, epochs, build)
-            if phase is None:
-                return None
-        else:
+        if moment is None:
             run.position = START
-            phase = begin_phase(run, build(run.config, run.task))
-        started.append(phase)
+            started.append(begin_phase(run, build(run.config, run.task)))
+            continue
+        try:
+            started.append(restore(run, moment, build))
+        except DamagedCheckpoint as error:
+            fall_back(run, moment, error, build)
+            return None
     return _stack_phases(started)
 
 
@@ -197,30 +196,34 @@ def _train_phase(
     runs: Sequence[Run], phase: PhaseState, progress: Progress, stopped: Stopped
 ) -> PhaseState:
     """Trains to the end of the phase, or until every run has stopped."""
-    epochs = run_epochs(
+    parts = run_epochs(
         phase,
         _stack_splits(runs, "train"),
         _stack_splits(runs, "validation"),
         seeds=[run.config.seed for run in runs],
         size=len(runs[0].task.splits["train"].labels),
         first_epoch=runs[0].position.phase_epoch,
+        first_step=runs[0].position.phase_step,
         checkpoint_seconds=min(run.config.checkpoint_seconds for run in runs),
     )
-    for epoch in epochs:
+    for part in parts:
         rows = []
-        for run, metrics in zip(runs, unstack(epoch.metrics, len(runs)), strict=True):
+        for run, metrics in zip(runs, unstack(part.metrics, len(runs)), strict=True):
             if run.folder in stopped:
                 continue
             try:
-                rows.append(record_epoch(run, phase, metrics, epoch.seconds / len(runs)))
-            except LossNotFinite as error:
+                own = part._replace(metrics=metrics, seconds=part.seconds / len(runs))
+                rows.append(record(run, phase, own))
+            except NotFinite as error:
                 stopped[run.folder] = error
         if not rows:
             break
-        progress.update(rows)
-        if epoch.state is not None:
-            phase = phase._replace(state=epoch.state)
-            _save(runs, epoch.state, stopped)
+        if whole := [row for row in rows if row is not None]:
+            progress.update(whole)
+        if part.state is not None:
+            phase = phase._replace(state=part.state)
+            _save(runs, part.state, stopped)
+            signals.end_if_asked()
     return phase
 
 
@@ -230,7 +233,7 @@ def _save(runs: Sequence[Run], state: TrainState, stopped: Stopped) -> None:
     def save(pair: tuple[Run, TrainState]) -> None:
         run, state_of_run = pair
         if run.folder not in stopped:
-            run.checkpoints.save(run.epochs_done, state_of_run, run.position)
+            run.save(state_of_run)
 
     with ThreadPoolExecutor(WRITERS) as pool:
         list(pool.map(save, zip(runs, unstack(state, len(runs)), strict=True)))

@@ -66,6 +66,7 @@ def compile_key(config: Config) -> Config:
         data_dir=None,
         run_dir=None,
         checkpoint_seconds=0.0,
+        retries=0,
         control="learned",
         carry_weights=True,
     )

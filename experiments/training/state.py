@@ -7,12 +7,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
-from experiments.checkpoints import START, Checkpoints, Position
+from experiments.checkpoints import START, Checkpoints, Moment, Position
 from experiments.config import Config, epochs_before
 from experiments.data.task import Task
+from experiments.folder_lock import Held
+from experiments.run_folder import Rows
+from experiments.training.fixing import Choices, choices_to_compare
 from experiments.training.networks import choices_as_data
 from experiments.training.optimizer import optimizer
 from experiments.training.program import Params, Program, compile_key
@@ -21,12 +25,29 @@ from smartmixed_jax import SelectionLogits
 TRAINED = ("weights", "selection")
 
 
+class Sums(NamedTuple):
+    """Of the steps of an epoch, [steps] each: those done, and behind them the epoch before.
+
+    Attributes:
+        loss: the mean loss.
+        losses, scores: sums over the counted examples.
+        examples: their number.
+    """
+
+    loss: jax.Array
+    losses: jax.Array
+    scores: jax.Array
+    examples: jax.Array
+
+
 class TrainState(NamedTuple):
     """What training changes and a checkpoint holds.
 
     Attributes:
         params: the current parameters.
         opt_state: of `optimizer`.
+        sums: of the epoch under way.
+        before: the choices at its beginning, where they are compared: `choices_to_compare`.
         best_params: those with the lowest validation loss of the phase so far.
         best_loss: that loss, float32 [].
         best_epoch: its epoch within the phase, from 1, int32 [].
@@ -34,6 +55,8 @@ class TrainState(NamedTuple):
 
     params: Params
     opt_state: optax.OptState
+    sums: Sums
+    before: Choices
     best_params: Params
     best_loss: jax.Array
     best_epoch: jax.Array
@@ -83,7 +106,9 @@ def start_phase(model: nnx.Module, config: Config, task: Task, phase_index: int)
     )
     best = jax.tree.map(jnp.copy, params)  # the state is donated: no buffer may appear twice
     opt_state = optimizer(program).init(trained(params))
-    state = TrainState(params, opt_state, best, jnp.float32(jnp.inf), jnp.int32(0))
+    sums = Sums(jnp.zeros(steps), jnp.zeros(steps), jnp.zeros(steps), jnp.zeros(steps, jnp.int32))
+    before = choices_to_compare(config, params["selection"])
+    state = TrainState(params, opt_state, sums, before, best, jnp.float32(jnp.inf), jnp.int32(0))
     return PhaseState(program, state, non_trainable)
 
 
@@ -107,20 +132,49 @@ class Run:
 
     Attributes:
         config, task: what it trains.
-        folder: where its files are.
+        held: its folder, which this process holds.
         checkpoints: those in its folder.
+        rows: of metrics.jsonl.
         position: where it stands.
+        logits: those at the switch, [N, K] by the path of the layer.
         fixed_layers: in phase 2, the record of every layer's choices for the rows of metrics.
     """
 
     config: Config
     task: Task
-    folder: Path
+    held: Held
     checkpoints: Checkpoints
+    rows: Rows
     position: Position = START
+    logits: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     fixed_layers: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return self.held.folder
 
     @property
     def epochs_done(self) -> int:
         """Of all phases."""
         return epochs_before(self.config, self.position.phase_index) + self.position.phase_epoch
+
+    @property
+    def settings(self) -> Config:
+        """The config, its learning rates halved with every retry."""
+        rates = ("learning_rate", "logit_learning_rate")
+        by = 0.5 ** len(self.position.retries)
+        return dataclasses.replace(
+            self.config, **{name: by * getattr(self.config, name) for name in rates}
+        )
+
+    def save(self, state: TrainState) -> None:
+        """A checkpoint of where it stands; errors as `Checkpoints.save`, and `Held.require`."""
+        self.held.require()
+        moment = Moment(self.epochs_done, self.position.phase_step)
+        self.checkpoints.save(moment, state, self.position, self.logits)
+
+
+def open_run(config: Config, task: Task, held: Held, checkpoints: Checkpoints) -> Run:
+    """A run at its beginning, in a folder that this process holds."""
+    return Run(config, task, held, checkpoints, Rows(held.folder))

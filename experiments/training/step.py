@@ -1,12 +1,13 @@
-"""The compiled part of training: a step, the end of an epoch, a whole epoch; of every phase.
+"""The compiled part of training: steps, the end of an epoch, a whole epoch; of every phase.
 
-An epoch is one `lax.scan` over data that lives on the device, and validation is part of the
-same program. With R > 1 runs, state, draws and metrics are [R, ...].
+Steps are one loop with traced bounds over data that lives on the device, so that an epoch can be
+cut anywhere with one compilation and the same bits. With R > 1 runs, state, draws and metrics are
+[R, ...].
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,49 +18,36 @@ from experiments.data.augment import shift_and_mirror
 from experiments.data.task import Split
 from experiments.training.draws import Draws
 from experiments.training.evaluation import apply, evaluate_model
-from experiments.training.fixing import Choices, choices_before, fix_settled
+from experiments.training.fixing import choices_to_compare, fix_settled
 from experiments.training.optimizer import learning_rate, optimizer, scales
 from experiments.training.program import Params, Program
-from experiments.training.state import TrainState, trained
+from experiments.training.state import Sums, TrainState, trained
 from smartmixed_jax.summary import statistics
 
-
-class Batch(NamedTuple):
-    """What is drawn for a step, as in `Draws`, and its number within the phase."""
-
-    step: Any
-    indices: Any
-    noise: Any
-    augmentation: Any
-
-
-class Sums(NamedTuple):
-    """Of a step: the mean loss, and sums over the counted examples with their number."""
-
-    loss: jax.Array
-    losses: jax.Array
-    scores: jax.Array
-    examples: jax.Array
-
-
-Carry = tuple[Params, optax.OptState]
-"""What a step changes."""
+Step = int | jax.Array
 
 
 def _step(
-    program: Program, carry: Carry, non_trainable: nnx.State, train: Split, batch: Batch
-) -> tuple[Carry, Sums]:
-    """One step of the optimiser."""
-    params, opt_state = carry
-    mask = batch.indices >= 0
-    index = jnp.where(mask, batch.indices, ~batch.indices)
+    program: Program,
+    state: TrainState,
+    non_trainable: nnx.State,
+    train: Split,
+    draws: Draws,
+    epoch: Step,
+    number: Step,
+) -> TrainState:
+    """One step of the optimiser: the given one of the epoch, from 0."""
+    indices = draws.indices[number]
+    mask = indices >= 0
+    index = jnp.where(mask, indices, ~indices)
     inputs, labels = train.inputs[index], train.labels[index]
     if program.config.augment:
-        inputs = shift_and_mirror(batch.augmentation, inputs)
+        inputs = shift_and_mirror(draws.augmentation[number], inputs)
+    scaled = scales(program, epoch * program.steps + number)
 
     def loss(trainable: Params) -> tuple[jax.Array, tuple[Sums, nnx.State]]:
-        model = program.model({**params, **trainable}, non_trainable, scales(program, batch.step))
-        outputs = apply(program, model, inputs, batch.noise)
+        model = program.model({**state.params, **trainable}, non_trainable, scaled)
+        outputs = apply(program, model, inputs, draws.noise[number])
         losses, scores = program.objective.losses_and_scores(outputs, labels)
         count = jnp.sum(mask)
         total = jnp.sum(jnp.where(mask, losses, 0))
@@ -67,30 +55,128 @@ def _step(
         sums = Sums(mean, total, jnp.sum(jnp.where(mask, scores, 0)), count)
         return mean, (sums, nnx.state(model, nnx.BatchStat))
 
-    trainable = trained(params)
+    trainable = trained(state.params)
     gradients, (sums, statistics) = jax.grad(loss, has_aux=True)(trainable)
-    updates, opt_state = optimizer(program).update(gradients, opt_state, trainable)
-    params = {**optax.apply_updates(trainable, updates), "statistics": statistics}
-    return (params, opt_state), sums
+    updates, opt_state = optimizer(program).update(gradients, state.opt_state, trainable)
+    return state._replace(
+        params={**optax.apply_updates(trainable, updates), "statistics": statistics},
+        opt_state=opt_state,
+        sums=jax.tree.map(lambda all, one: all.at[number].set(one), state.sums, sums),
+    )
+
+
+# Steps
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def run_steps(
+    program: Program,
+    state: TrainState,
+    non_trainable: nnx.State,
+    train: Split,
+    draws: Draws,
+    epoch: Step,
+    first: Step,
+    last: Step,
+) -> TrainState:
+    """The steps first … last − 1 of an epoch; one compiled program for every part of every epoch.
+
+    Args:
+        program: static.
+        state: donated.
+        non_trainable: the part of the network without gradients.
+        train: data on the device, [R, ...] if the program is `seeded`.
+        draws: of this epoch.
+        epoch: within the phase, from 0, int32 []; the same for all runs.
+        first, last: within the epoch, from 0, int32 [].
+    """
+    step = _over_runs(program, _step, 0, 0, _data_axis(program), 0, None, None)
+
+    def body(number: jax.Array, state: TrainState) -> TrainState:
+        return step(state, non_trainable, train, draws, epoch, number)
+
+    return jax.lax.fori_loop(first, last, body, state)
+
+
+def run_steps_from_host(
+    program: Program,
+    state: TrainState,
+    non_trainable: nnx.State,
+    train: Split,
+    draws: Draws,
+    epoch: Step,
+    first: int,
+    last: int,
+) -> TrainState:
+    """`run_steps` with its loop on the host.
+
+    For convolutions on a CPU: inside a loop XLA's CPU compiler makes their gradients a hundred
+    times slower (github.com/jax-ml/jax/issues/12868).
+    """
+    for number in range(first, last):
+        state = run_step(
+            program, state, non_trainable, train, draws, jnp.int32(epoch), jnp.int32(number)
+        )
+    return state
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def run_step(program: Program, state: TrainState, *arguments: Any) -> TrainState:
+    """One compiled training step, of the arguments of `_step`; the state is donated."""
+    step = _over_runs(program, _step, 0, 0, _data_axis(program), 0, None, None)
+    return step(state, *arguments)
+
+
+def steps_function(program: Program) -> Callable[..., TrainState]:
+    """`run_steps`, or its form on the host where that is faster."""
+    on_cpu = jax.default_backend() == "cpu"
+    return run_steps_from_host if program.has_convolutions and on_cpu else run_steps
+
+
+# The end of an epoch
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def end_epoch(
+    program: Program,
+    state: TrainState,
+    non_trainable: nnx.State,
+    validation: Split,
+    key: jax.Array,
+    epoch: Step,
+) -> tuple[TrainState, dict[str, Any]]:
+    """Validates, keeps the best parameters and fixes what has settled.
+
+    Args:
+        program: static.
+        state: after the last step of the epoch; donated.
+        non_trainable: the part of the network without gradients.
+        validation: data on the device, [R, ...] if the program is `seeded`.
+        key: of the validation.
+        epoch: within the phase, from 0, int32 [].
+
+    Returns:
+        The next state, and `step_losses` [steps], `train_loss`, `train_score`,
+        `validation_loss`, `validation_score`, `temperature`, `learning_rate` [], `finite`, of
+        every array of `checked_arrays`, and `layers`, the numbers of the library's `summarize` for
+        each selective layer: here, because the state may be donated to the next epoch before the
+        host looks at this one.
+    """
+    data = _data_axis(program)
+    return _over_runs(program, _end_epoch, 0, 0, data, 0, None)(  # type: ignore[no-any-return]
+        state, non_trainable, validation, key, epoch
+    )
 
 
 def _end_epoch(
     program: Program,
     state: TrainState,
     non_trainable: nnx.State,
-    sums: Sums,
     validation: Split,
     key: jax.Array,
-    epoch: jax.Array,
-    before: Choices,
+    epoch: Step,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Validates, keeps the best parameters and fixes what has settled.
-
-    Args:
-        sums: arrays are [steps].
-        before: the choices at the beginning of the epoch, as `choices_before` gives them.
-    """
-    params = state.params
+    params, sums = state.params, state.sums
     last_step = epoch * program.steps + program.steps - 1
     scaled = scales(program, last_step)
     model = program.model(params, non_trainable, scaled)
@@ -99,14 +185,15 @@ def _end_epoch(
     best_params = jax.tree.map(
         lambda new, old: jnp.where(better, new, old), params, state.best_params
     )
+    best_epoch = jnp.where(better, epoch + 1, state.best_epoch)
+    selection = fix_settled(program, params["selection"], state.before, epoch, best_epoch)
     state = state._replace(
+        params={**params, "selection": selection},
+        before=choices_to_compare(program.config, selection),
         best_params=best_params,
         best_loss=jnp.where(better, validation_loss, state.best_loss),
-        best_epoch=jnp.where(better, epoch + 1, state.best_epoch),
+        best_epoch=best_epoch,
     )
-    selection = fix_settled(program, params["selection"], before, epoch, state.best_epoch)
-    params = {**params, "selection": selection}
-    state = state._replace(params=params)
     count = jnp.sum(sums.examples)
     return state, {
         "step_losses": sums.loss,
@@ -116,17 +203,42 @@ def _end_epoch(
         "validation_score": validation_score,
         **scaled,
         "learning_rate": learning_rate(program, last_step),
+        "finite": _finite(state),
         "layers": {
             ".".join(map(str, path[:-1])): statistics(logits[...])
-            for path, logits in nnx.to_flat_state(params["selection"])
+            for path, logits in nnx.to_flat_state(selection)
         },
     }
 
 
-# An epoch at once
+@functools.partial(jax.jit, static_argnums=0)
+def look(program: Program, state: TrainState) -> dict[str, jax.Array]:
+    """`step_losses` and `finite` in the middle of an epoch; those of later steps mean nothing."""
+    return _over_runs(program, _look, 0)(state)  # type: ignore[no-any-return]
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _look(program: Program, state: TrainState) -> dict[str, jax.Array]:
+    return {"step_losses": state.sums.loss, "finite": _finite(state)}
+
+
+def _finite(state: TrainState) -> jax.Array:
+    """Of every array of `checked_arrays`: all of it is finite; bool [arrays]."""
+    return jnp.stack([jnp.all(jnp.isfinite(array)) for array in checked_arrays(state).values()])
+
+
+def checked_arrays(state: TrainState) -> dict[str, jax.Array]:
+    """Parameters and moments of the optimiser, by their paths."""
+    parts = {**state.params, "optimiser": state.opt_state}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(parts)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
+
+
+# An epoch
+
+
 def run_epoch(
     program: Program,
     state: TrainState,
@@ -134,114 +246,19 @@ def run_epoch(
     train: Split,
     validation: Split,
     draws: Draws,
-    epoch: jax.Array,
+    epoch: Step,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Trains for one epoch and validates; one compiled program per phase.
-
-    Args:
-        program: static.
-        state: donated.
-        non_trainable: the part of the network without gradients.
-        train, validation: data on the device, [R, ...] if the program is `seeded`.
-        draws: of this epoch.
-        epoch: within the phase, from 0, int32 []; the same for all runs.
-
-    Returns:
-        The next state, and `step_losses` [steps], `train_loss`, `train_score`,
-        `validation_loss`, `validation_score`, `temperature`, `learning_rate` [], and `layers`,
-        the numbers of the library's `summarize` for each selective layer: here, because the
-        state may be donated to the next epoch before the host looks at this one.
-    """
-
-    def epoch_of_run(
-        state: TrainState,
-        non_trainable: nnx.State,
-        train: Split,
-        validation: Split,
-        draws: Draws,
-        epoch: jax.Array,
-    ) -> tuple[TrainState, dict[str, Any]]:
-        def step(carry: Carry, batch: Batch) -> tuple[Carry, Sums]:
-            return _step(program, carry, non_trainable, train, batch)
-
-        before = choices_before(program, state.params["selection"])
-        carry = state.params, state.opt_state
-        (params, opt_state), sums = jax.lax.scan(step, carry, _batches(program, draws, epoch))
-        state = state._replace(params=params, opt_state=opt_state)
-        return _end_epoch(
-            program, state, non_trainable, sums, validation, draws.evaluation, epoch, before
-        )
-
-    data = _data_axis(program)
-    epoch_of_runs = _over_runs(program, epoch_of_run, 0, 0, data, data, 0, None)
-    return epoch_of_runs(state, non_trainable, train, validation, draws, epoch)
-
-
-def _batches(program: Program, draws: Draws, epoch: jax.Array) -> Batch:
-    """All steps of an epoch: their numbers [steps], and the draws."""
-    steps = epoch * program.steps + jnp.arange(program.steps)
-    return Batch(steps, draws.indices, draws.noise, draws.augmentation)
+    """All steps of an epoch and its end: arguments and results of `run_steps` and `end_epoch`."""
+    run = steps_function(program)
+    state = run(program, state, non_trainable, train, draws, epoch, 0, program.steps)
+    return end_epoch(program, state, non_trainable, validation, draws.evaluation, epoch)
 
 
 def _over_runs(program: Program, function: Callable[..., Any], *axes: Any) -> Callable[..., Any]:
-    """A function of one run's arrays as one of [R, ...] arrays, if R > 1."""
+    """`function` with the program, of one run's arrays or, if R > 1, of [R, ...] arrays."""
+    function = functools.partial(function, program)
     return function if program.runs == 1 else jax.vmap(function, in_axes=axes)
 
 
 def _data_axis(program: Program) -> int | None:
     return 0 if program.seeded else None
-
-
-# An epoch step by step
-
-
-def run_epoch_by_steps(
-    program: Program,
-    state: TrainState,
-    non_trainable: nnx.State,
-    train: Split,
-    validation: Split,
-    draws: Draws,
-    epoch: jax.Array,
-) -> tuple[TrainState, dict[str, Any]]:
-    """`run_epoch` as two programs: a step, called from the host, and the end of an epoch.
-
-    For convolutions on a CPU: inside a loop XLA's CPU compiler makes their gradients a hundred
-    times slower (github.com/jax-ml/jax/issues/12868).
-    """
-    batches, step_axis = _batches(program, draws, epoch), int(program.runs > 1)
-    before = choices_before(program, state.params["selection"])
-    carry, sums = (state.params, state.opt_state), []
-    for number in range(program.steps):
-        drawn = [part[:, number] if step_axis else part[number] for part in batches[1:]]
-        batch = Batch(batches.step[number], *drawn)
-        carry, sums_of_step = run_step(program, carry, non_trainable, train, batch)
-        sums.append(sums_of_step)
-    stacked = jax.tree.map(lambda *parts: jnp.stack(parts, step_axis), *sums)
-    state = state._replace(params=carry[0], opt_state=carry[1])
-    return end_epoch(
-        program, state, non_trainable, stacked, validation, draws.evaluation, epoch, before
-    )
-
-
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def run_step(
-    program: Program, carry: Carry, non_trainable: nnx.State, train: Split, batch: Batch
-) -> tuple[Carry, Sums]:
-    """One compiled training step; the carry is donated."""
-    step = functools.partial(_step, program)
-    axes = (0, 0, _data_axis(program), Batch(None, 0, 0, 0))
-    return _over_runs(program, step, *axes)(carry, non_trainable, train, batch)
-
-
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def end_epoch(program: Program, *arguments: Any) -> tuple[TrainState, dict[str, Any]]:
-    """`_end_epoch`, compiled; the state is donated."""
-    end = functools.partial(_end_epoch, program)
-    return _over_runs(program, end, 0, 0, 0, _data_axis(program), 0, None, 0)(*arguments)
-
-
-def epoch_function(program: Program) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
-    """`run_epoch`, or its form by steps where that is faster."""
-    on_cpu = jax.default_backend() == "cpu"
-    return run_epoch_by_steps if program.has_convolutions and on_cpu else run_epoch

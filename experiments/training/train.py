@@ -1,6 +1,7 @@
 """A run, from its data to its results: `train_and_evaluate`, and the steps that it is made of.
 
-Several runs at once are in parallel.py, made of the same steps.
+Where a run goes on after it was stopped is in resuming.py; several runs at once are in
+parallel.py, made of the same steps.
 """
 
 import time
@@ -11,25 +12,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from experiments import folder_lock, run_folder
-from experiments.checkpoints import START, Checkpoints, DamagedCheckpoint
+from experiments import folder_lock, run_folder, signals
+from experiments.checkpoints import Checkpoints
 from experiments.config import Config
 from experiments.data.tasks import Split, Task, load_task
-from experiments.run_folder import RunError, folder_of, is_complete
+from experiments.run_folder import RunError, folder_of, is_intact
 from experiments.training import networks, step
 from experiments.training.draws import draw
 from experiments.training.outcome import switch_phase, test_phase, write_results
 from experiments.training.progress import Progress
-from experiments.training.state import PhaseState, Run, TrainState, start_phase
-from smartmixed_jax import summarize
-
-Build = Callable[[Config, Task], nnx.Module]
-"""The network with which a run begins."""
+from experiments.training.resuming import begin_phase, resume, retry
+from experiments.training.state import PhaseState, Run, TrainState, open_run
 
 
-class LossNotFinite(RunError):
+class NotFinite(RunError):
     """Training cannot go on; the last checkpoint is from before."""
 
 
@@ -47,38 +44,56 @@ def train_and_evaluate(
         The run's folder; run_folder.py says what it holds.
 
     Raises:
-        ValueError: the config names no task, or does not fit it; nothing is written.
+        ValueError: the config names no task, or does not fit it, and nothing is written; or a file
+            of the run is damaged.
         DataError: the data cannot be had; nothing is written.
-        RunError: the folder is in use or belongs to another config, the loss is not finite, or
-            the disk is full.
+        RunError: the folder is in use or belongs to another config, a number is not finite, the
+            disk is full, or no checkpoint can be read.
+        Interrupted: a signal asked to end; the last checkpoint is from then.
     """
     folder = folder_of(config)
     # Before the folder is made: without data nothing is written.
-    task = None if is_complete(folder) else load_fitting_task(config, load)
-    with folder_lock.opened(folder, config):
-        if task is None or is_complete(folder):
+    task = None if is_intact(folder) else load_fitting_task(config, load)
+    with folder_lock.opened(folder, config) as held:
+        if task is None or is_intact(folder):
             return folder
         run_folder.keep_task(folder, task.record())
-        with Checkpoints(folder) as checkpoints:
-            run = Run(config, task, folder, checkpoints)
+        with (
+            Checkpoints(folder) as checkpoints,
+            Progress([config], task.objective, show_progress) as progress,
+            signals.deferred(),
+        ):
+            run = open_run(config, task, held, checkpoints)
             phase = resume(run)
-            if phase is None:
-                network = networks.build_model(config, task)
-                phase = begin_phase(run, network)
-            with Progress([config], task.objective, show_progress) as progress:
-                # Phase 1, in which the neurons choose; of a uniform network the only one.
-                if run.position.phase_index == 0:
-                    phase = train_phase(run, phase, progress)
-                    outputs = test_phase(run, phase)
-                    if config.method == "two_phase":
-                        network = switch_phase(run, phase)
-                        phase = begin_phase(run, network)
-                # Phase 2, with fixed choices.
-                if run.position.phase_index == 1:
-                    phase = train_phase(run, phase, progress)
-                    outputs = test_phase(run, phase)
-                write_results(run, phase, outputs)
-    return folder
+            while True:
+                try:
+                    train(run, phase, progress)
+                    return folder
+                except NotFinite as error:
+                    phase = retry(run, error)
+
+
+def train(run: Run, phase: PhaseState | None, progress: Progress) -> None:
+    """A run, or what is left of it: the two phases, and their results.
+
+    Args:
+        phase: where it stands; None at its beginning.
+    """
+    if phase is None:
+        network = networks.build_model(run.config, run.task)
+        phase = begin_phase(run, network)
+    # Phase 1, in which the neurons choose; of a uniform network the only one.
+    if run.position.phase_index == 0:
+        phase = train_phase(run, phase, progress)
+        outputs = test_phase(run, phase)
+        if run.config.method == "two_phase":
+            network = switch_phase(run, phase)
+            phase = begin_phase(run, network)
+    # Phase 2, with fixed choices.
+    if run.position.phase_index == 1:
+        phase = train_phase(run, phase, progress)
+        outputs = test_phase(run, phase)
+    write_results(run, phase, outputs)
 
 
 def load_fitting_task(config: Config, load: Callable[[Config], Task]) -> Task:
@@ -88,88 +103,61 @@ def load_fitting_task(config: Config, load: Callable[[Config], Task]) -> Task:
     return task
 
 
-# Where a run goes on
-
-
-def resume(run: Run) -> PhaseState | None:
-    """The phase at the newest checkpoint that can be read; None: the run begins."""
-    for epochs in sorted(run.checkpoints.epochs(), reverse=True):
-        phase = restore(run, epochs)
-        if phase is not None:
-            forget_after(run, epochs)
-            return phase
-    forget_after(run, 0)
-    return None
-
-
-def restore(run: Run, epochs: int, build: Build = networks.build_model) -> PhaseState | None:
-    """The phase after so many epochs of the run; None if that checkpoint is damaged.
-
-    Args:
-        build: the network of the first phase.
-    """
-    try:
-        run.position = run.checkpoints.restore_position(epochs)
-        if run.position.phase_index == 0:
-            model = build(run.config, run.task)
-        else:
-            choices = list(run.position.choices)
-            model = networks.mixed_model(run.config, run.task, choices)
-        phase = begin_phase(run, model)
-        return phase._replace(state=run.checkpoints.restore_state(epochs, phase.state))
-    except DamagedCheckpoint as error:
-        place = run.checkpoints.set_aside(epochs)
-        print(f"{error}; kept as {place}, falling back", flush=True)
-        run.position = START
-        return None
-
-
-def forget_after(run: Run, epochs: int) -> None:
-    """Drops the checkpoints and rows that a run which goes on from `epochs` will write again."""
-    run.checkpoints.drop_after(epochs)
-    run_folder.truncate_metrics(run.folder, epochs)
-
-
 # A phase
-
-
-def begin_phase(run: Run, model: nnx.Module) -> PhaseState:
-    """The phase at which the run stands, at its beginning, with the weights of the model."""
-    run.fixed_layers = summarize(model) if run.position.phase_index == 1 else {}
-    return start_phase(model, run.config, run.task, run.position.phase_index)
 
 
 def train_phase(run: Run, phase: PhaseState, progress: Progress) -> PhaseState:
     """Trains to the end of the phase; every epoch leaves a row, and some a checkpoint."""
-    epochs = run_epochs(
+    parts = run_epochs(
         phase,
         run.task.splits["train"],
         run.task.splits["validation"],
         seeds=[run.config.seed],
         size=len(run.task.splits["train"].labels),
         first_epoch=run.position.phase_epoch,
+        first_step=run.position.phase_step,
         checkpoint_seconds=run.config.checkpoint_seconds,
     )
-    for epoch in epochs:
-        progress.update([record_epoch(run, phase, epoch.metrics, epoch.seconds)])
-        if epoch.state is not None:
-            phase = phase._replace(state=epoch.state)
-            run.checkpoints.save(run.epochs_done, epoch.state, run.position)
+    for part in parts:
+        row = record(run, phase, part)
+        if row is not None:
+            progress.update([row])
+        if part.state is not None:
+            phase = phase._replace(state=part.state)
+            run.save(part.state)
+            signals.end_if_asked()
     return phase
 
 
-class Epoch(NamedTuple):
+class Part(NamedTuple):
     """What the host learns of an epoch; with R > 1 runs, metrics and state are [R, ...].
 
     Attributes:
-        metrics: as `run_epoch` returns them, on the host.
+        steps: of the epoch, done.
+        metrics: on the host; of a whole epoch as `end_epoch` returns them, of a part as `look`.
         seconds: since the epoch before.
-        state: after it, where a checkpoint is due, and always after the last; else None.
+        state: where a checkpoint is due, and always after the last epoch; else None.
     """
 
+    steps: int
     metrics: dict[str, Any]
     seconds: float
     state: TrainState | None
+
+
+CHUNK_SECONDS = 1.0
+"""About so long are the steps that the device does between two looks at signals and the clock."""
+
+
+class Pace:
+    """How many steps take about `CHUNK_SECONDS`: one at first, then as measured."""
+
+    steps = 1
+
+    def measured(self, steps: int, seconds: float) -> None:
+        """So many steps took so long."""
+        target = int(CHUNK_SECONDS * steps / max(seconds, 1e-9))
+        self.steps = min(max(target, 1), 8 * self.steps)
 
 
 def run_epochs(
@@ -180,70 +168,83 @@ def run_epochs(
     seeds: Sequence[int],
     size: int,
     first_epoch: int,
+    first_step: int,
     checkpoint_seconds: float,
-) -> Iterator[Epoch]:
+) -> Iterator[Part]:
     """Trains to the end of the phase, and yields every epoch when it is done.
 
-    An epoch is yielded while the device computes the next, except where a checkpoint is due.
+    An epoch shorter than `CHUNK_SECONDS` is yielded while the device computes the next, except
+    where a checkpoint is due. A longer one is cut, and yielded in the middle too where one is due.
 
     Args:
-        phase: at the beginning of `first_epoch`; its state is donated.
+        phase: after `first_step` steps of `first_epoch`; its state is donated.
         train, validation: data on the device.
         seeds: of the phase's runs.
         size: number of training examples of a run.
         first_epoch: within the phase, from 0.
+        first_step: within that epoch, from 0.
         checkpoint_seconds: between two checkpoints.
     """
     program, state, non_trainable = phase
-    run_epoch = step.epoch_function(program)
+    run_steps, pace = step.steps_function(program), Pace()
     seen = saved = time.monotonic()
 
-    def arrived(metrics: dict[str, Any], state: TrainState | None) -> Epoch:
-        nonlocal seen
+    def is_due(at_least: float = 0.0) -> bool:
+        return signals.asked() or time.monotonic() - saved >= max(checkpoint_seconds, at_least)
+
+    def arrived(steps: int, metrics: dict[str, Any], state: TrainState | None) -> Part:
+        nonlocal seen, saved
         metrics = jax.device_get(metrics)  # waits for the device
-        before, seen = seen, time.monotonic()
-        return Epoch(metrics, seen - before, state)
+        seconds = time.monotonic() - seen
+        if steps == program.steps:
+            seen += seconds
+        return Part(steps, metrics, seconds, state)
 
     under_way: dict[str, Any] | None = None
     for number in range(first_epoch, program.spec.epochs):
-        draws = draw(program, seeds, number, size)
-        state, metrics = run_epoch(
-            program, state, non_trainable, train, validation, draws, jnp.int32(number)
+        draws, epoch = draw(program, seeds, number, size), jnp.int32(number)
+        done, first_step = first_step, 0
+        while done < program.steps:
+            begun, first = time.monotonic(), done
+            done = min(first + pace.steps, program.steps)
+            state = run_steps(program, state, non_trainable, train, draws, epoch, first, done)
+            if done - first < program.steps:
+                jax.block_until_ready(state.sums.loss)
+                pace.measured(done - first, time.monotonic() - begun)
+            if done < program.steps and is_due(CHUNK_SECONDS):
+                yield arrived(done, step.look(program, state), state)
+                saved = time.monotonic()
+        state, metrics = step.end_epoch(
+            program, state, non_trainable, validation, draws.evaluation, epoch
         )
         # The device has its next epoch: time to look at the last one.
         if under_way is not None:
-            yield arrived(under_way, None)
+            yield arrived(program.steps, under_way, None)
         under_way = metrics
-        is_last = number + 1 == program.spec.epochs
-        if is_last or time.monotonic() - saved >= checkpoint_seconds:
-            yield arrived(under_way, state)
+        if number + 1 == program.spec.epochs or is_due():
+            yield arrived(program.steps, under_way, state)
             under_way = None
             saved = time.monotonic()
 
 
-def record_epoch(
-    run: Run, phase: PhaseState, metrics: dict[str, Any], seconds: float
-) -> dict[str, Any]:
-    """Appends the row of an epoch to the run's metrics, and returns it.
+def record(run: Run, phase: PhaseState, part: Part) -> dict[str, Any] | None:
+    """Moves the run on by a part of an epoch; a whole epoch appends a row and returns it.
 
     Args:
-        metrics: of this run alone, on the host.
-        seconds: the run's share of the epoch's time.
+        part: of this run alone.
 
     Raises:
-        LossNotFinite: a step's loss was not; there is no row then.
+        NotFinite: a loss or an array was not; there is no row then.
+        RunError: the row cannot be written.
     """
-    program = phase.program
-    run.position = run.position._replace(phase_epoch=run.position.phase_epoch + 1)
-    numbers = dict(metrics)
-    losses, layers = numbers.pop("step_losses"), numbers.pop("layers")
-    bad = np.flatnonzero(~np.isfinite(losses))
-    if bad.size:
-        raise LossNotFinite(
-            f"the loss is {losses[bad[0]]} in step {bad[0] + 1} of {program.steps} of epoch "
-            f"{run.epochs_done} ({program.spec.name} phase): stopped; the last checkpoint is from "
-            "before"
-        )
+    program, position = phase.program, run.position
+    require_finite(run, phase, part)
+    if part.steps < program.steps:
+        run.position = position._replace(phase_step=part.steps)
+        return None
+    run.position = position._replace(phase_epoch=position.phase_epoch + 1, phase_step=0)
+    numbers = dict(part.metrics)
+    losses, layers, _ = (numbers.pop(name) for name in ("step_losses", "layers", "finite"))
     row = {
         "epoch": run.epochs_done,
         "phase": program.spec.name,
@@ -251,11 +252,33 @@ def record_epoch(
         **{name: float(value) for name, value in numbers.items()},
         "first_step_loss": float(losses[0]),
         "lowest_step_loss": float(losses.min()),
-        "seconds": seconds,
+        "seconds": part.seconds,
         "layers": layer_records(layers, run.config.activation_pool.names) or run.fixed_layers,
     }
-    run_folder.append_metrics(run.folder, row)
+    run.held.require()
+    run.rows.append(row)
+    run.position = run.position._replace(rows=run.rows.sha256)
     return row
+
+
+def require_finite(run: Run, phase: PhaseState, part: Part) -> None:
+    """Raises NotFinite for a loss or an array that is not finite, and names it and its place."""
+    program, metrics = phase.program, part.metrics
+    bad = np.flatnonzero(~np.isfinite(metrics["step_losses"][: part.steps]))
+    if bad.size:
+        problem, steps = f"the loss is {metrics['step_losses'][bad[0]]}", int(bad[0]) + 1
+    elif not metrics["finite"].all():
+        names = list(step.checked_arrays(phase.state))
+        array = names[int(np.argmin(metrics["finite"]))]
+        problem, steps = f"{array} is not finite", part.steps
+    elif not np.isfinite(metrics.get("validation_loss", 0.0)):
+        problem, steps = f"the validation loss is {metrics['validation_loss']}", part.steps
+    else:
+        return
+    raise NotFinite(
+        f"{problem} in step {steps} of {program.steps} of epoch {run.epochs_done + 1} "
+        f"({program.spec.name} phase): stopped; the last checkpoint is from before"
+    )
 
 
 def layer_records(layers: dict[str, dict[str, np.ndarray]], names: Sequence[str]) -> dict[str, Any]:

@@ -1,0 +1,78 @@
+"""Signals that ask a command to end, and a training loop that ends where nothing is lost."""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_asked: int | None = None
+_deferred = False
+
+
+class Interrupted(BaseException):
+    """A signal asked to end; `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextlib.contextmanager
+def caught() -> Iterator[None]:
+    """Raises Interrupted at a signal, at once, or where a deferring block asks for it.
+
+    The second signal ends the process as if there were no handler. Signals that the parent ignores
+    (nohup) stay ignored. Only the main thread has handlers.
+    """
+    global _asked
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {n: signal.getsignal(n) for n in NUMBERS}
+    handled = [n for n in NUMBERS if before[n] not in (signal.SIG_IGN, None)]
+    _asked = None
+    for number in handled:
+        signal.signal(number, _handle)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
+        _asked = None
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    global _asked
+    for other in NUMBERS:
+        if signal.getsignal(other) is _handle:
+            signal.signal(other, signal.SIG_DFL)
+    if not _deferred:
+        raise Interrupted(number)
+    _asked = number
+    print("asked to end: saving first; a second signal ends at once", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Inside, a signal waits for `end_if_asked`."""
+    global _deferred
+    before, _deferred = _deferred, True
+    try:
+        yield
+    finally:
+        _deferred = before
+
+
+def asked() -> bool:
+    """A signal waits."""
+    return _asked is not None
+
+
+def end_if_asked() -> None:
+    """Raises Interrupted if a signal waits: where nothing would be lost."""
+    if _asked is not None:
+        raise Interrupted(_asked)
