@@ -6,11 +6,13 @@ Reading changes nothing; what is stale is removed after a newer state is on disk
 
 import contextlib
 import errno
+import gc
 import hashlib
 import json
 import logging
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -223,16 +225,17 @@ class Checkpoints:
 
     def _read(self, moment: Moment, args: Any, checkpointer: Any = None) -> Any:
         """What Orbax reads; a failure is sorted into damage, and what may pass."""
-        place = self.place(moment)
-        try:
-            with _quiet():
+        place, failure = self.place(moment), RuntimeError()
+        with _quiet():
+            try:
                 return (checkpointer or self._checkpointer).restore(place, args=args)
-        except Exception as error:  # Orbax and its storage raise many kinds
-            if may_pass(error, place):
-                raise RunError(
-                    f"{place} cannot be read now ({_first_line(error)}); nothing is changed"
-                ) from error
-            raise DamagedCheckpoint(_first_line(error)) from error
+            except Exception as error:  # Orbax and its storage raise many kinds
+                told = _first_line(error)
+                failure = DamagedCheckpoint(told)
+                if may_pass(error, place):
+                    failure = RunError(f"{place} cannot be read now ({told}); nothing is changed")
+            gc.collect()  # its other threads failed too, and each would tell so when it is freed
+        raise failure
 
     def _require_structure(
         self, moment: Moment, saved: Mapping[str, Any], target: Mapping[str, Any]
@@ -309,13 +312,18 @@ def may_pass(error: BaseException, place: Path) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the messages and tracebacks that Orbax logs beside what it raises."""
-    logger = logging.getLogger("absl")
-    before, logger.disabled = logger.disabled, True
+    """Without the messages and tracebacks that Orbax leaves beside what it raises."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before, hook = [logger.disabled for logger in loggers], sys.unraisablehook
+    for logger in loggers:
+        logger.disabled = True
+    sys.unraisablehook = lambda _: None
     try:
         yield
     finally:
-        logger.disabled = before
+        sys.unraisablehook = hook
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
 
 
 def _first_line(error: BaseException) -> str:

@@ -53,6 +53,8 @@ RENAMED = (
     (r"/value$", ""),
     (r"/logits$", "/selection_logits"),
     (r"/config/choices$", "/config/control"),
+    (r"/position/position/", "/position/"),
+    (r"/state/state/", "/state/"),
     (r"/position/phase$", "/position/phase_index"),
     (r"/position/epoch$", "/position/phase_epoch"),
 )
@@ -65,7 +67,9 @@ ONLY_IN_ONE = (
     *(f"*/config/{name}" for name in ("estimator", "noise", "final_noise", "draws", "start")),
     *(f"*/config/{name}" for name in ("start_probability", "drop_worse", "logit_warmup")),
     *(f"*/config/{name}" for name in ("clip_together", "fix_when", "layer_by_layer")),
-    *(f"*/config/{name}" for name in ("fix_share", "fix_patience")),
+    *(f"*/config/{name}" for name in ("fix_share", "fix_patience", "retries")),
+    *(f"*/position/{name}" for name in ("format", "leaves/*", "phase_step", "retries")),
+    *(f"*/state/{name}/*" for name in ("sums", "before", "switch")),
     "*/task/*",
     "*/fit/center",  # of the points: zero for the functions before own ranges
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-UNRECORDED = ("seconds", "environment", "date", "data_dir", "run_dir")
+UNRECORDED = ("seconds", "environment", "date", "data_dir", "run_dir", "files", "sha256", "rows")
 """Keys in JSON files whose values differ from run to run."""
 
 SHORTEST_SHARED = 60

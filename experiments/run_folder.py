@@ -25,6 +25,7 @@ import json
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -257,7 +258,8 @@ def _read(path: Path, parse: Callable[[Path], T]) -> T | None:
         raise ValueError(f"{path} cannot be read: {_told(error)}") from None
 
 
-_DAMAGE = (OSError, EOFError, ValueError, TypeError, LookupError, zipfile.BadZipFile)
+_DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, TypeError, LookupError)
+_DAMAGE += (RecursionError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
 def _told(error: Exception) -> str:
