@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from smartmixed_jax import _checks
 from smartmixed_jax.pools import ActivationPool, Affine, gauss, identity, leaky_relu, zero
 from smartmixed_jax.types import Activation
 
@@ -187,8 +188,19 @@ def coefficients(function: Activation) -> Coefficients | None:
         return inner._replace(gain=gain, offset=offset, slope=None)
     if isinstance(function, leaky_relu):
         return _leaky(function.slope)
+    _checks.check("coefficients", function=function)
     known = _KNOWN.get(function)
-    return known if known is not None else getattr(function, "coefficients", None)
+    if known is None and (known := getattr(function, "coefficients", None)) is not None:
+        _checks.check(f"coefficients of {_checks.shown(function)}", coefficients=known)
+    return known
+
+
+def _are_coefficients(known: Any) -> bool:
+    are = isinstance(known, Coefficients) and isinstance(known.slope, tuple | None)
+    return are and all(isinstance(number, int | float) for number in known[:-1])
+
+
+_checks.KINDS["coefficients"] = "Coefficients of numbers", _are_coefficients
 
 
 def covered(pool: ActivationPool) -> tuple[int, ...]:
@@ -203,6 +215,7 @@ def covered(pool: ActivationPool) -> tuple[int, ...]:
         >>> [name for k, name in enumerate(REGRESSION_POOL.names) if k not in fused]
         ['sin', 'square']
     """
+    _checks.check("covered", pool=pool)
     return _formula(pool).covered
 
 
