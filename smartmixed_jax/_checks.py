@@ -70,9 +70,7 @@ _DTYPE = "None or a real floating-point dtype", _is_floating_dtype
 _FLOATS = "a real floating-point array", lambda value: is_array(value, jnp.floating)
 
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(
-        ("activation", "change", "estimator", "function", "linear", "score"), _FUNCTION
-    ),
+    **dict.fromkeys(("activation", "change", "estimator", "function", "linear"), _FUNCTION),
     **dict.fromkeys(("call", "logits_init", "report", "where"), _OPTIONAL),
     **dict.fromkeys(("deterministic", "keep_rngs", "static"), _BOOL),
     **dict.fromkeys(("dtype", "param_dtype"), _DTYPE),
@@ -82,6 +80,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "hidden": ("a sequence of widths", lambda value: isinstance(value, Iterable)),
     "key": ("a PRNG key", _is_key),
     "probability": ("a number", _is_number),
+    "score": _FUNCTION,
     "selection": ("a Selection", lambda value: isinstance(value, Selection)),
     "text": ("a str", lambda value: isinstance(value, str)),
 }
@@ -139,24 +138,18 @@ def check_noise(where: str, noise: object) -> None:
     check_number(where, "noise", noise, " ≥ 0", lambda value: value >= 0)
 
 
-def check_number(
-    where: str,
-    name: str,
-    value: Any,
-    expected: str = "",
-    holds: Callable[[float], bool] = math.isfinite,
-) -> None:
+def check_number(where: str, name: str, value: Any, limits: str = "", holds: Any = None) -> None:
     """Raises TypeError unless `value` is a real number or an array [] of one, which may be traced.
 
-    Raises ValueError for a concrete one that is not finite or does not hold.
+    Raises ValueError for a concrete one that is not finite, or outside the limits (`holds`).
     """
     traced = isinstance(value, jax.core.Tracer)
     array: Any = value if traced else _array(value)
     kinds = (jnp.floating, jnp.integer)
     if array.ndim or not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
-        raise TypeError(f"{where}: {name} must be a number{expected}, got {shown(value)}")
-    if not traced and not (math.isfinite(array) and holds(float(array))):
-        raise ValueError(f"{where}: {name} must be a finite value{expected}, got {float(array)}")
+        raise TypeError(f"{where}: {name} must be a number{limits}, got {shown(value)}")
+    if not traced and not (math.isfinite(array) and (holds is None or holds(float(array)))):
+        raise ValueError(f"{where}: {name} must be a finite value{limits}, got {float(array)}")
 
 
 def _array(value: Any, dtype: Any = None) -> np.ndarray:

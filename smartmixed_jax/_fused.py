@@ -175,6 +175,9 @@ def _basis(function: Any) -> Mapping[Activation, float]:
 def coefficients(function: Activation) -> Coefficients | None:
     """The function's coefficients: known by object, or its attribute `coefficients`; else None.
 
+    Raises:
+        TypeError: it is no function, or its attribute is no Coefficients of numbers.
+
     Example:
         >>> from smartmixed_jax import coefficients
         >>> coefficients(jax.nn.elu).n_t, coefficients(jnp.sin)
@@ -207,6 +210,7 @@ def covered(pool: ActivationPool) -> tuple[int, ...]:
     """The indices of the pool's functions that the fused form evaluates; () in the general form.
 
     Raises:
+        TypeError: pool is no ActivationPool.
         ValueError: the pool asks for the form "fused" and a function has no coefficients.
 
     Example:

@@ -50,8 +50,10 @@ def gumbel_straight_through(
         Selection with choices [N] = argmax(logits + β·ε); weights [N, K].
 
     Raises:
-        TypeError: the logits are no real floats; another argument is no number.
-        ValueError: the logits are not [N, K]; τ or β is out of range; more draws than one.
+        TypeError: the logits are no real floats; the key is no PRNG key; another argument is no
+            number.
+        ValueError: the logits are not [N, K], or NaN if they are concrete; τ or β is out of range;
+            more draws than one.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -163,6 +165,7 @@ def gumbel_rao(
     Args, shapes and errors as `gumbel_straight_through`.
 
     Raises:
+        TypeError: num_samples is no int.
         ValueError: num_samples < 1.
 
     Example:

@@ -27,6 +27,8 @@ from smartmixed_jax.types import (
 def one_random_entry(value: float = 1e-3) -> Initializer:
     """Initializer [N, K]: 0, and `value` at one random entry per row (the published one).
 
+    Raises TypeError or ValueError unless value is a finite number.
+
     Example:
         >>> from smartmixed_jax.layer import one_random_entry
         >>> one_random_entry()(jax.random.key(0), (64, 6)).max(axis=-1).min()

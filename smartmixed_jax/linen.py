@@ -259,6 +259,7 @@ def fix_choices(
             "Block_0.SelectiveActivation_1"; the others stay selective. None: all.
 
     Raises:
+        TypeError: an argument is of the wrong type.
         ValueError: there are no logits, or `where` takes none of them; logits are traced or NaN.
 
     Example:
@@ -300,6 +301,7 @@ def release_choices(
         param_dtype: of the logits.
 
     Raises:
+        TypeError: an argument is of the wrong type.
         ValueError: there are no fixed choices, or `where` takes none; a probability outside
             (1/K, 1).
 
@@ -334,6 +336,10 @@ def summarize(module: nn.Module, variables: Variables) -> dict[str, dict[str, An
 
     Returns:
         path of the layer → its record, as there. Where neurons share a choice, groups are counted.
+
+    Raises:
+        TypeError: module or variables are of the wrong type.
+        ValueError: logits are NaN.
 
     Example:
         >>> import jax, jax.numpy as jnp

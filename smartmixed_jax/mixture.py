@@ -45,8 +45,9 @@ def mix(x: jax.Array, selection: Selection, pool: ActivationPool, *, axis: int =
         [..., N], the dtype of x.
 
     Raises:
-        TypeError: x is integer or complex.
-        ValueError: the shapes of x, selection and pool do not fit.
+        TypeError: x or the weights are no real floats; another argument is of the wrong type.
+        ValueError: the shapes of x, selection and pool do not fit; concrete weights of a mixture
+            are NaN; a function of the pool is not elementwise or gives no real floats.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -108,8 +109,9 @@ def apply_choices(
         [..., N], the dtype of x.
 
     Raises:
-        TypeError: x is integer or complex, or choices are no integers.
-        ValueError: a static choice is outside [0, K), or N does not fit x.
+        TypeError: x is no real floats, or choices are no integers.
+        ValueError: a static choice is outside [0, K), or N does not fit x; a function of the pool
+            is not elementwise or gives no real floats.
 
     Example:
         >>> import jax.numpy as jnp

@@ -22,6 +22,8 @@ ActivationFactory = Callable[..., Callable[[jax.Array], jax.Array]]
 def uniform(function: Callable[[jax.Array], jax.Array]) -> ActivationFactory:
     """The factory of the usual network: the same function for every neuron of every layer.
 
+    Raises TypeError unless `function` can be called.
+
     Example:
         >>> import jax
         >>> from flax import nnx
@@ -49,6 +51,10 @@ class MLP(nnx.Module):
         linear: called as `linear(din, dout, rngs=rngs)`; a `functools.partial` of `nnx.Linear`
             sets initializers and dtypes.
         rngs: its `params` stream draws the parameters.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a width < 1; in the call, x is not [..., in_features].
 
     Example:
         >>> import jax.numpy as jnp

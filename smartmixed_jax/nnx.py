@@ -240,6 +240,9 @@ class MixedActivation(nnx.Module):
         table: the table, or None if it is not static.
         choices: Choices [N], or [..., N] of layers stacked by `nnx.vmap`; None if static.
 
+    Raises:
+        TypeError: an argument is of the wrong type; in the call, x is integer or complex.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from smartmixed_jax import PAPER_POOL, FunctionTable, MixedActivation
@@ -294,6 +297,7 @@ def fix_choices(
             others stay selective. None: all.
 
     Raises:
+        TypeError: model is no nnx.Module, or where no function.
         ValueError: the model holds no SelectiveActivation, or `where` takes none of them; the
             logits of a layer to be fixed are traced or NaN.
 
@@ -340,6 +344,7 @@ def release_choices(
         options: of every SelectiveActivation: `estimator`, `temperature`, `groups`, ….
 
     Raises:
+        TypeError: an argument is of the wrong type.
         ValueError: the model holds no MixedActivation, or `where` takes none; a probability
             outside (1/K, 1); `groups` of neurons whose choices differ.
 
@@ -392,6 +397,9 @@ def label_parameters(params: Any, *, selection: str = "selection", weights: str 
 
     Returns:
         The tree with a label in place of every parameter.
+
+    Raises:
+        TypeError: a label is no str.
 
     Example:
         >>> from flax import nnx

@@ -87,7 +87,7 @@ class ActivationPool:
 
     Raises:
         ValueError: the pool is empty, or a name appears twice.
-        TypeError: a name is no string or a function cannot be called.
+        TypeError: a name is no string, or a function cannot be called or hashed.
 
     Example:
         >>> pool = ActivationPool({"relu": jax.nn.relu, "sin": jnp.sin})
@@ -151,6 +151,9 @@ class ActivationPool:
     def map(self, change: Callable[[str, Activation], Activation]) -> "ActivationPool":
         """The pool of change(name, function), under the same names and in the same form.
 
+        Raises:
+            TypeError: change is no function, or gives none.
+
         Example:
             >>> from smartmixed_jax import PAPER_POOL
             >>> clamped = PAPER_POOL.map(lambda name, f: lambda x: jnp.clip(f(x), -10, 10))
@@ -162,7 +165,7 @@ class ActivationPool:
         return ActivationPool((name, change(name, f)) for name, f in pairs).with_form(self.form)
 
     def subset(self, *names: str) -> "ActivationPool":
-        """The functions with these names, in this order.
+        """The functions with these names, in this order; ValueError if there is no such function.
 
         Example:
             >>> from smartmixed_jax import EXTENDED_POOL
@@ -183,7 +186,8 @@ class ActivationPool:
         So no function wins at the start by its gain alone. Constants stay as they are.
 
         Raises:
-            ValueError: a function has no finite mean and variance under N(0, 1).
+            ValueError: a function is not elementwise, gives no real floats, or has no finite mean
+                and variance under N(0, 1).
 
         Example:
             >>> from smartmixed_jax import PAPER_POOL

@@ -32,6 +32,10 @@ def statistics(logits: jax.Array, groups: Groups = None) -> dict[str, jax.Array]
         []: `max_probability` in [1/K, 1], `entropy` in nats in [0, ln K], `undecided`, the share
         of neurons whose largest π is below 1/2.
 
+    Raises:
+        TypeError: the logits are no real floats.
+        ValueError: they are not [N, K], or NaN if they are concrete.
+
     Example:
         >>> from smartmixed_jax.summary import statistics
         >>> statistics(jnp.array([[0.0, 99.0], [99.0, 0.0]]))["counts"]
@@ -89,6 +93,10 @@ def summarize(model: nnx.Module) -> dict[str, dict[str, Any]]:
         path of the layer → `features` N; `counts` and `shares` per function name (argmax);
         and `max_probability`, `entropy` and `undecided` as in `statistics`. A fixed layer has 1, 0
         and 0 there. Layers stacked by `nnx.vmap` have a record each: path[0], path[1], ….
+
+    Raises:
+        TypeError: model is no nnx.Module.
+        ValueError: logits are NaN.
 
     Example:
         >>> from flax import nnx

@@ -24,7 +24,7 @@ class FunctionTable:
 
     Raises:
         ValueError: a choice is outside [0, K).
-        TypeError: choices are traced or no integers.
+        TypeError: pool is no ActivationPool; choices are traced or no integers.
 
     Example:
         >>> from smartmixed_jax import PAPER_POOL, FunctionTable
@@ -63,6 +63,7 @@ class FunctionTable:
         """The table that `to_json` wrote.
 
         Raises:
+            TypeError: text is no str, or pool no ActivationPool.
             ValueError: the text is no table, or it was written for a pool of other names.
         """
         _checks.check("FunctionTable.from_json", text=text, pool=pool)
