@@ -203,7 +203,7 @@ def _are_coefficients(known: Any) -> bool:
     return are and all(isinstance(number, int | float) for number in known[:-1])
 
 
-_checks.KINDS["coefficients"] = "Coefficients of numbers", _are_coefficients
+_checks.KINDS.update(coefficients=("Coefficients of numbers", _are_coefficients))
 
 
 def covered(pool: ActivationPool) -> tuple[int, ...]:

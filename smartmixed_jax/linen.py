@@ -59,14 +59,14 @@ ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 
 def _are_variables(value: Any) -> bool:
-    held = [value[name] for name in ("params", "choices") if name in value]
+    is_mapping = isinstance(value, Mapping)
+    held = [value[name] for name in ("params", "choices") if is_mapping and name in value]
     return bool(held) and all(isinstance(collection, Mapping) for collection in held)
 
 
-_checks.KINDS["module"] = "an nn.Module", lambda value: isinstance(value, nn.Module)
-_checks.KINDS["variables"] = (
-    "collections by name, with 'params' or 'choices' among them",
-    lambda value: isinstance(value, Mapping) and _are_variables(value),
+_checks.KINDS.update(
+    module=("an nn.Module", lambda value: isinstance(value, nn.Module)),
+    variables=("collections by name, with 'params' or 'choices' among them", _are_variables),
 )
 
 

@@ -22,10 +22,10 @@ RngSource = nnx.Rngs | nnx.RngStream
 
 ModuleType = TypeVar("ModuleType", bound=nnx.Module)
 
-_checks.KINDS["model"] = "an nnx.Module", lambda value: isinstance(value, nnx.Module)
-_checks.KINDS["rngs"] = (
-    "nnx.Rngs or nnx.RngStream, as a bare key is the same in every layer: nnx.Rngs(selection=key)",
-    lambda value: isinstance(value, RngSource),
+_RNGS = "nnx.Rngs or nnx.RngStream, as a bare key is equal in every layer: nnx.Rngs(selection=key)"
+_checks.KINDS.update(
+    model=("an nnx.Module", lambda value: isinstance(value, nnx.Module)),
+    rngs=(_RNGS, lambda value: isinstance(value, RngSource)),
 )
 
 

@@ -216,7 +216,7 @@ class ActivationPool:
         return _pool, (self.names, tuple(map(_packed, self.functions)), self.form)
 
 
-KINDS["pool"] = "an ActivationPool", lambda value: isinstance(value, ActivationPool)
+KINDS.update(pool=("an ActivationPool", lambda value: isinstance(value, ActivationPool)))
 
 
 def _packed(function: Activation) -> Any:

@@ -96,4 +96,4 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-_checks.KINDS["table"] = "a FunctionTable", lambda value: isinstance(value, FunctionTable)
+_checks.KINDS.update(table=("a FunctionTable", lambda value: isinstance(value, FunctionTable)))
