@@ -3,14 +3,17 @@
 `where` is what an error names first: the function, or the layer and its path.
 """
 
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smartmixed_jax.pools import ActivationPool
-from smartmixed_jax.types import Groups, Integers
+from smartmixed_jax.types import Activation, Groups, Integers, Selection
 
 
 def shown(value: object) -> str:
@@ -21,25 +24,98 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def check_int(where: str, name: str, value: object) -> int:
-    """`value` as an int; raises TypeError for anything else, bool included."""
+@contextlib.contextmanager
+def prefixed(where: str) -> Iterator[None]:
+    """Puts `where` before the message of a TypeError or ValueError raised inside."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{where}: {error}") from error
+
+
+def check(where: str, /, **arguments: object) -> None:
+    """Raises TypeError unless every argument is what KINDS says of its name."""
+    for name, value in arguments.items():
+        expected, holds = KINDS[name]
+        if not holds(value):
+            raise TypeError(f"{where}: {name} must be {expected}, got {shown(value)}")
+
+
+def is_array(value: Any, kind: Any) -> bool:
+    """Whether `value` is an array of a kind of dtype, such as jnp.floating; it may be traced."""
+    return isinstance(value, jax.Array | np.ndarray) and jnp.issubdtype(value.dtype, kind)
+
+
+def _is_key(key: Any) -> bool:
+    old = is_array(key, jnp.uint32) and key.ndim == 1
+    return old or (is_array(key, jax.dtypes.prng_key) and not key.ndim)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _is_floating_dtype(dtype: Any) -> bool:
+    try:
+        return dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except (TypeError, ValueError):
+        return False
+
+
+_FUNCTION = "a function", callable
+_OPTIONAL = "a function or None", lambda value: value is None or callable(value)
+_BOOL = "a bool", lambda value: isinstance(value, bool | np.bool_)
+_DTYPE = "None or a real floating-point dtype", _is_floating_dtype
+_FLOATS = "a real floating-point array", lambda value: is_array(value, jnp.floating)
+
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("activation", "change", "estimator", "function", "linear"), _FUNCTION),
+    **dict.fromkeys(("call", "logits_init", "report", "where"), _OPTIONAL),
+    **dict.fromkeys(("deterministic", "keep_rngs", "static"), _BOOL),
+    **dict.fromkeys(("dtype", "param_dtype"), _DTYPE),
+    **dict.fromkeys(("logits", "weights", "x"), _FLOATS),
+    "choices": ("integers [N]", lambda value: is_array(value, jnp.integer)),
+    "functions": ("functions", callable),
+    "hidden": ("a sequence of widths", lambda value: isinstance(value, Iterable)),
+    "key": ("a PRNG key", _is_key),
+    "probability": ("a number", _is_number),
+    "score": _FUNCTION,
+    "selection": ("a Selection", lambda value: isinstance(value, Selection)),
+    "text": ("a str", lambda value: isinstance(value, str)),
+}
+"""The name of an argument → what it must be, and the test of it; others add what they define."""
+
+
+def check_int(where: str, name: str, value: object, minimum: int | None = None) -> int:
+    """`value` as an int; raises TypeError for anything else, bool included.
+
+    Raises ValueError for one < minimum.
+    """
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         array = "an array " if isinstance(value, jax.Array | np.ndarray) else ""
         raise TypeError(f"{where}: {name} must be an int, got {array}{shown(value)}")
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{where}: {name} must be at least {minimum}, got {value}")
     return int(value)
 
 
-def check_pool(where: str, pool: object) -> None:
-    """Raises TypeError unless `pool` is an ActivationPool."""
-    if not isinstance(pool, ActivationPool):
-        raise TypeError(f"{where}: pool must be an ActivationPool, got {shown(pool)}")
+def check_logits(where: str, logits: jax.Array | np.ndarray, functions: int | None = None) -> None:
+    """Raises TypeError or ValueError unless logits are real floats [N, K], not NaN if concrete."""
+    check(where, logits=logits)
+    if logits.ndim != 2 or functions not in (None, logits.shape[1]):
+        raise ValueError(f"{where}: logits must be [N, {functions or 'K'}], got {shown(logits)}")
+    check_not_nan(where, "logits", logits)
 
 
-def check_floating(where: str, name: str, x: object) -> None:
-    """Raises TypeError unless x is a real floating-point array."""
-    is_array = isinstance(x, jax.Array | np.ndarray)
-    if not is_array or not jnp.issubdtype(x.dtype, jnp.floating):  # type: ignore[attr-defined]
-        raise TypeError(f"{where}: {name} must be a real floating-point array, got {shown(x)}")
+def check_not_nan(where: str, name: str, values: jax.Array | np.ndarray) -> None:
+    """Raises ValueError if one of concrete values [..., N, K] is NaN."""
+    if isinstance(values, jax.core.Tracer) or not getattr(values, "is_fully_addressable", True):
+        return
+    nan = np.argwhere(np.isnan(np.asarray(values)))
+    if nan.size:
+        values_of = f"the {name} of neuron {nan[0, -2]}"
+        raise ValueError(f"{where}: {values_of} are NaN: nothing to choose by")
 
 
 def check_axis(where: str, x: jax.Array, axis: object) -> int:
@@ -51,30 +127,37 @@ def check_axis(where: str, x: jax.Array, axis: object) -> int:
 
 
 def check_temperature(where: str, temperature: object, minimum: float = 0.0) -> None:
-    """Raises TypeError unless τ is a real number or an array [] of one, which may be traced.
-
-    Raises ValueError for a concrete τ that is not finite, ≤ 0 or < minimum.
-    """
-    value = _number(where, "temperature", temperature, "> 0")
-    expected = f"a finite value ≥ {minimum:g}" if minimum else "a finite value > 0"
-    if value is not None and not (0.0 < value < float("inf") and value >= minimum):
-        raise ValueError(f"{where}: temperature must be {expected}, got {value}")
+    """`check_number` for τ > 0 and ≥ minimum."""
+    expected = f" ≥ {minimum:g}" if minimum else " > 0"
+    holds = lambda value: value > 0 and value >= minimum  # noqa: E731
+    check_number(where, "temperature", temperature, expected, holds)
 
 
 def check_noise(where: str, noise: object) -> None:
-    """The same for β, which may be 0."""
-    value = _number(where, "noise", noise, "≥ 0")
-    if value is not None and not 0.0 <= value < float("inf"):
-        raise ValueError(f"{where}: noise must be a finite value ≥ 0, got {value}")
+    """`check_number` for β ≥ 0."""
+    check_number(where, "noise", noise, " ≥ 0", lambda value: value >= 0)
 
 
-def _number(where: str, name: str, value: Any, expected: str) -> float | None:
-    """A concrete number or array [] as a float, None for a traced one; else raises TypeError."""
+def check_number(where: str, name: str, value: Any, limits: str = "", holds: Any = None) -> None:
+    """Raises TypeError unless `value` is a real number or an array [] of one, which may be traced.
+
+    Raises ValueError for a concrete one that is not finite, or outside the limits (`holds`).
+    """
     traced = isinstance(value, jax.core.Tracer)
-    array: Any = value if traced else np.asarray(value)
-    if array.ndim or not any(jnp.issubdtype(array.dtype, k) for k in (jnp.floating, jnp.integer)):
-        raise TypeError(f"{where}: {name} must be a number {expected}, got {shown(value)}")
-    return None if traced else float(array)
+    array: Any = value if traced else _array(value)
+    kinds = (jnp.floating, jnp.integer)
+    if array.ndim or not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
+        raise TypeError(f"{where}: {name} must be a number{limits}, got {shown(value)}")
+    if not traced and not (math.isfinite(array) and (holds is None or holds(float(array)))):
+        raise ValueError(f"{where}: {name} must be a finite value{limits}, got {float(array)}")
+
+
+def _array(value: Any, dtype: Any = None) -> np.ndarray:
+    """A NumPy array of `value`; of None if there is none, as of a ragged list or a traced value."""
+    try:
+        return np.asarray(value, dtype)
+    except (TypeError, ValueError):
+        return np.asarray(None)
 
 
 def check_draws(where: str, draws: object, *, per_example: bool = True) -> None:
@@ -82,23 +165,25 @@ def check_draws(where: str, draws: object, *, per_example: bool = True) -> None:
     if per_example and isinstance(draws, str):
         if draws != "example":
             raise ValueError(f'{where}: draws must be an int or "example", got {shown(draws)}')
-    elif check_int(where, "draws", draws) < 1:
-        raise ValueError(f"{where}: draws must be at least 1, got {draws}")
+    else:
+        check_int(where, "draws", draws, 1)
 
 
-def check_choices(where: str, choices: Integers, pool: ActivationPool) -> np.ndarray:
+def check_choices(where: str, choices: Integers, pool: Sized) -> np.ndarray:
     """Concrete `choices` as an int32 array [N].
 
     Raises:
         TypeError: they are traced or no integers [N].
         ValueError: a choice is outside [0, K).
     """
-    check_pool(where, pool)
     if isinstance(choices, jax.core.Tracer):
         raise TypeError(f"{where}: choices must be static integers, got traced ones")
-    indices = np.asarray(choices)
-    if indices.ndim != 1 or (indices.size and not np.issubdtype(indices.dtype, np.integer)):
-        raise TypeError(f"{where}: choices must be integers [N], got {shown(indices)}")
+    indices = _array(choices)
+    # NumPy would make a number of True beside 1.
+    bools = isinstance(choices, list | tuple) and bool in map(type, choices)
+    integers = not indices.size or (np.issubdtype(indices.dtype, np.integer) and not bools)
+    if indices.ndim != 1 or not integers:
+        raise TypeError(f"{where}: choices must be integers [N], got {shown(choices)}")
     outside = np.flatnonzero((indices < 0) | (indices >= len(pool)))
     if outside.size:
         at = f"choice {indices[outside[0]]} of neuron {outside[0]}"
@@ -121,7 +206,7 @@ def check_groups(where: str, groups: int | Integers | None, features: int) -> Gr
     if groups is None:
         return None
     # As objects: NumPy would make a number of True, and of 1.0 beside 1.
-    entries = [1.0] if isinstance(groups, jax.core.Tracer) else np.asarray(groups, object).ravel()
+    entries = _array(groups, object).ravel()
     if not all(isinstance(g, int | np.integer) and not isinstance(g, bool) for g in entries):
         raise TypeError(f"{where}: groups must be an int or one per neuron, got {shown(groups)}")
     indices = np.asarray(groups, np.int64)
@@ -139,3 +224,29 @@ def check_groups(where: str, groups: int | Integers | None, features: int) -> Gr
         got = shown(used.tolist())
         raise ValueError(f"{where}: groups must be 0 to G − 1, every one in use, got {got}")
     return tuple(indices.tolist())
+
+
+@functools.lru_cache(maxsize=256)
+def check_elementwise(where: str, name: str, function: Activation) -> None:
+    """Raises ValueError if f on an array differs from f on its elements, or gives no real floats.
+
+    Best effort: a function that cannot be called here is left to fail where it is used.
+    """
+    alone: list[Any] = []
+    try:
+        with jax.ensure_compile_time_eval():
+            x = jnp.array([[0.5, -1.5, 2.0], [-0.25, 1.25, -3.0]], jnp.float32)
+            y: Any = function(x)
+            whole = np.asarray(y)
+            if whole.shape == x.shape:
+                alone = [np.asarray(function(value.reshape(1, 1))).item() for value in x.ravel()]
+    except Exception:
+        return
+    if whole.shape != x.shape:
+        got = f"it maps [2, 3] to {list(whole.shape)}"
+        raise ValueError(f"{where}: {name!r} is not elementwise: {got}")
+    if not jnp.issubdtype(whole.dtype, jnp.floating):
+        raise ValueError(f"{where}: {name!r} must give real floats, got {shown(y)}")
+    if not np.allclose(whole, np.reshape(alone, x.shape), rtol=1e-4, atol=1e-5, equal_nan=True):
+        got = "a value depends on the other elements"
+        raise ValueError(f"{where}: {name!r} is not elementwise: {got}")

@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from smartmixed_jax import _checks
 from smartmixed_jax.pools import ActivationPool, Affine, gauss, identity, leaky_relu, zero
 from smartmixed_jax.types import Activation
 
@@ -174,6 +175,9 @@ def _basis(function: Any) -> Mapping[Activation, float]:
 def coefficients(function: Activation) -> Coefficients | None:
     """The function's coefficients: known by object, or its attribute `coefficients`; else None.
 
+    Raises:
+        TypeError: it is no function, or its attribute is no Coefficients of numbers.
+
     Example:
         >>> from smartmixed_jax import coefficients
         >>> coefficients(jax.nn.elu).n_t, coefficients(jnp.sin)
@@ -187,14 +191,26 @@ def coefficients(function: Activation) -> Coefficients | None:
         return inner._replace(gain=gain, offset=offset, slope=None)
     if isinstance(function, leaky_relu):
         return _leaky(function.slope)
+    _checks.check("coefficients", function=function)
     known = _KNOWN.get(function)
-    return known if known is not None else getattr(function, "coefficients", None)
+    if known is None and (known := getattr(function, "coefficients", None)) is not None:
+        _checks.check(f"coefficients of {_checks.shown(function)}", coefficients=known)
+    return known
+
+
+def _are_coefficients(known: Any) -> bool:
+    are = isinstance(known, Coefficients) and isinstance(known.slope, tuple | None)
+    return are and all(isinstance(number, int | float) for number in known[:-1])
+
+
+_checks.KINDS.update(coefficients=("Coefficients of numbers", _are_coefficients))
 
 
 def covered(pool: ActivationPool) -> tuple[int, ...]:
     """The indices of the pool's functions that the fused form evaluates; () in the general form.
 
     Raises:
+        TypeError: pool is no ActivationPool.
         ValueError: the pool asks for the form "fused" and a function has no coefficients.
 
     Example:
@@ -203,6 +219,7 @@ def covered(pool: ActivationPool) -> tuple[int, ...]:
         >>> [name for k, name in enumerate(REGRESSION_POOL.names) if k not in fused]
         ['sin', 'square']
     """
+    _checks.check("covered", pool=pool)
     return _formula(pool).covered
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from smartmixed_jax._checks import check_axis, check_floating, check_pool, shown
+from smartmixed_jax import _checks
 from smartmixed_jax._fused import coefficients
 from smartmixed_jax.mixture import apply_choices
 from smartmixed_jax.nnx import MixedActivation, ModuleType, RngSource, SelectiveActivation
@@ -116,7 +116,9 @@ def select_activations(
         Array(True, dtype=bool)
     """
     known = tuple(functions) if isinstance(functions, Iterable) else (functions,)
-    _check_arguments(model, known, where=where, call=call, report=report)
+    _checks.check("select_activations", model=model, where=where, call=call, report=report)
+    for function in known:
+        _checks.check("select_activations", functions=function)
     call = call or (lambda model, *inputs: model(*inputs))
     options.update(rngs=rngs, keep_rngs=keep_rngs)
     recorders = _recorded(model, call, inputs)
@@ -174,6 +176,12 @@ class ActivationByWidth(nnx.Module):
     """
 
     def __init__(self, layers: dict[int, SelectiveActivation], *, axis: int = -1) -> None:
+        if not isinstance(layers, dict) or not layers:
+            got = _checks.shown(layers)
+            raise TypeError(f"ActivationByWidth: layers must be width → layer, got {got}")
+        for layer in layers.values():
+            _checks.check("ActivationByWidth: layers", model=layer)
+        _checks.check_int("ActivationByWidth", "axis", axis)
         self.layers = nnx.Dict({str(width): layers[width] for width in layers})
         self.axis = axis
 
@@ -188,8 +196,8 @@ class ActivationByWidth(nnx.Module):
         Raises:
             ValueError: there is no layer for N.
         """
-        check_floating("ActivationByWidth", "x", x)
-        width = str(x.shape[check_axis("ActivationByWidth", x, self.axis)])
+        _checks.check("ActivationByWidth", x=x)
+        width = str(x.shape[_checks.check_axis("ActivationByWidth", x, self.axis)])
         if width not in self.layers:
             expected = f"expected one of {', '.join(self.layers)}"
             raise ValueError(f"ActivationByWidth: no layer of {width} neurons, {expected}")
@@ -401,10 +409,10 @@ def _converted(
 ) -> tuple[nnx.Module, str]:
     """The layer in place of a function that is applied to the inputs, and what to report of it."""
     where, axis = f"select_activations: {place.path}", options.get("axis", -1)
-    check_pool(where, pool)
-    widths = dict.fromkeys(x.shape[check_axis(where, x, axis)] for x in inputs)
+    _checks.check(where, pool=pool)
+    widths = dict.fromkeys(x.shape[_checks.check_axis(where, x, axis)] for x in inputs)
     text = f"{' and '.join(map(str, widths))} neurons on axis {axis}"
-    try:
+    with _checks.prefixed(where):
         if start is not None:
             wanted = pool
             pool, name = _with(place, pool)
@@ -413,8 +421,6 @@ def _converted(
         layers = {width: SelectiveActivation(width, pool, **options) for width in widths}
         # Refuses what is not elementwise, and what the pool's form does not take.
         jax.eval_shape(lambda x: apply_choices(x, (0,), pool), jax.ShapeDtypeStruct((1,), "f4"))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise type(error)(f"{where}: {error}") from error
     return ActivationByWidth(layers, axis=axis) if len(layers) > 1 else layers.popitem()[1], text
 
 
@@ -476,10 +482,10 @@ def _is_one_of(function: Any, known: tuple[Any, ...]) -> bool:
 def _name(function: Any) -> str:
     """The function's name, with the arguments of a functools.partial."""
     if isinstance(function, functools.partial):
-        keywords = (f"{name}={shown(value)}" for name, value in function.keywords.items())
-        arguments = ", ".join((*map(shown, function.args), *keywords))
+        keywords = (f"{name}={_checks.shown(value)}" for name, value in function.keywords.items())
+        arguments = ", ".join((*map(_checks.shown, function.args), *keywords))
         return f"{_name(function.func)}({arguments})" if arguments else _name(function.func)
-    return getattr(function, "__name__", None) or shown(function)
+    return getattr(function, "__name__", None) or _checks.shown(function)
 
 
 def _inline_calls(model: nnx.Module, known: tuple[Any, ...]) -> list[str]:
@@ -525,13 +531,3 @@ def _nothing_found(model: nnx.Module, lines: list[str]) -> str:
         "  in __call__  - x = nnx.relu(x)\n"
         f"               + x = self.act(x){left}"
     )
-
-
-def _check_arguments(model: Any, functions: tuple[Any, ...], **others: Any) -> None:
-    """Raises TypeError if one is wrong; the others are checked with each layer's path."""
-    if not isinstance(model, nnx.Module):
-        raise TypeError(f"select_activations: model must be an nnx.Module, got {shown(model)}")
-    others = {name: value for name, value in others.items() if value is not None}
-    for name, value in (*others.items(), *(("functions", f) for f in functions)):
-        if not callable(value):
-            raise TypeError(f"select_activations: {name}: expected functions, got {shown(value)}")

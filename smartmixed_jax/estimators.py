@@ -27,13 +27,7 @@ traced must be > 0.
 import jax
 import jax.numpy as jnp
 
-from smartmixed_jax._checks import (
-    check_draws,
-    check_floating,
-    check_noise,
-    check_temperature,
-    shown,
-)
+from smartmixed_jax import _checks
 from smartmixed_jax.types import Key, Scalar, Selection
 
 
@@ -56,8 +50,10 @@ def gumbel_straight_through(
         Selection with choices [N] = argmax(logits + β·ε); weights [N, K].
 
     Raises:
-        TypeError: the logits are no real floats; another argument is no number.
-        ValueError: the logits are not [N, K]; τ or β is out of range; more draws than one.
+        TypeError: the logits are no real floats; the key is no PRNG key; another argument is no
+            number.
+        ValueError: the logits are not [N, K], or NaN if they are concrete; τ or β is out of range;
+            more draws than one.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -104,8 +100,8 @@ def sampled_straight_through(
     """
     name = "sampled_straight_through"
     logits, temperature = _check(name, logits, temperature)
-    check_noise(name, noise)
-    check_draws(name, draws, per_example=False)
+    _checks.check_noise(name, noise)
+    _checks.check_draws(name, draws, per_example=False)
     # Less the largest, so that the division by a small β overflows to −∞ only.
     centred = jax.lax.stop_gradient(logits - jnp.max(logits, -1, keepdims=True))
     scale = jnp.maximum(jnp.asarray(noise, logits.dtype), jnp.finfo(logits.dtype).tiny)
@@ -169,6 +165,7 @@ def gumbel_rao(
     Args, shapes and errors as `gumbel_straight_through`.
 
     Raises:
+        TypeError: num_samples is no int.
         ValueError: num_samples < 1.
 
     Example:
@@ -178,8 +175,7 @@ def gumbel_rao(
         >>> estimator = functools.partial(estimators.gumbel_rao, num_samples=4)
         >>> act = SelectiveActivation(64, estimator=estimator, rngs=nnx.Rngs(0))
     """
-    if num_samples < 1:
-        raise ValueError(f"gumbel_rao: num_samples must be at least 1, got {num_samples}")
+    _checks.check_int("gumbel_rao", "num_samples", num_samples, 1)
     logits, temperature = _check("gumbel_rao", logits, temperature)
     _one_draw("gumbel_rao", noise, draws)
     choice_key, conditional_key = jax.random.split(_require_key("gumbel_rao", key))
@@ -247,7 +243,8 @@ def deterministic(
     Of equal logits the first wins. Args, shapes and errors as `gumbel_straight_through`; all but
     the logits are ignored.
     """
-    logits, _ = _check("deterministic", jax.lax.stop_gradient(logits), 1.0)
+    logits, _ = _check("deterministic", logits, 1.0)
+    logits = jax.lax.stop_gradient(logits)
     choices = jnp.argmax(logits, axis=-1)
     return Selection(jax.nn.one_hot(choices, logits.shape[-1], dtype=logits.dtype), choices)
 
@@ -255,10 +252,8 @@ def deterministic(
 def _check(
     where: str, logits: jax.Array, temperature: Scalar, minimum: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
-    check_floating(where, "logits", logits)
-    if logits.ndim != 2:
-        raise ValueError(f"{where}: logits must be [N, K], got {shown(logits)}")
-    check_temperature(where, temperature, minimum)
+    _checks.check_logits(where, logits)
+    _checks.check_temperature(where, temperature, minimum)
     dtype = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
     return logits.astype(dtype), jnp.asarray(temperature, dtype)
 
@@ -277,8 +272,8 @@ def _perturb(
 
 def _one_draw(where: str, noise: Scalar, draws: int) -> None:
     """Checks the noise; raises ValueError for more draws than one."""
-    check_noise(where, noise)
-    check_draws(where, draws, per_example=False)
+    _checks.check_noise(where, noise)
+    _checks.check_draws(where, draws, per_example=False)
     if draws > 1:
         raise ValueError(
             f"{where}: draws must be 1, because the gradient depends on what was drawn, got "
@@ -293,6 +288,7 @@ def _require_key(where: str, key: Key) -> jax.Array:
             "layer with keep_rngs=True, or call with deterministic=True; in Linen pass "
             "rngs={'selection': key} to apply, and selection in split_rngs to nn.scan and nn.vmap"
         )
+    _checks.check(where, key=key)
     return key
 
 

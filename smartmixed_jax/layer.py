@@ -27,11 +27,15 @@ from smartmixed_jax.types import (
 def one_random_entry(value: float = 1e-3) -> Initializer:
     """Initializer [N, K]: 0, and `value` at one random entry per row (the published one).
 
+    Raises TypeError or ValueError unless value is a finite number.
+
     Example:
         >>> from smartmixed_jax.layer import one_random_entry
         >>> one_random_entry()(jax.random.key(0), (64, 6)).max(axis=-1).min()
         Array(0.001, dtype=float32)
     """
+
+    _checks.check_number("one_random_entry", "value", value)
 
     def init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
         chosen = jax.random.randint(key, shape[:1], 0, shape[1])
@@ -49,8 +53,7 @@ def favouring(where: str, choices: Any, functions: int, probability: float) -> I
         functions: K.
         probability: in (1/K, 1).
     """
-    if isinstance(probability, bool) or not isinstance(probability, int | float | np.number):
-        raise TypeError(f"{where}: probability must be a number, got {_checks.shown(probability)}")
+    _checks.check(where, probability=probability)
     if not 1 / functions < probability < 1:
         expected = f"in (1/{functions}, 1) for {functions} functions"
         raise ValueError(f"{where}: probability must be {expected}, got {probability}")
@@ -73,9 +76,12 @@ def check_options(
     noise: Scalar,
     draws: Draws,
     axis: int,
+    deterministic: bool,
     start: Start | None,
     logits_init: Initializer | None,
     groups: int | Integers | None,
+    dtype: Any,
+    param_dtype: Any,
 ) -> tuple[Groups, tuple[int, int], Initializer]:
     """Raises TypeError or ValueError, with value and place, if an option is wrong.
 
@@ -84,23 +90,19 @@ def check_options(
         shape: of the logits, (G, K); G = N without groups.
         logits_init: initializer of the logits.
     """
-    _checks.check_pool(where, pool)
-    if _checks.check_int(where, "features", features) < 1:
-        raise ValueError(f"{where}: features must be at least 1, got {features}")
+    _checks.check(where, pool=pool, estimator=estimator, logits_init=logits_init)
+    _checks.check(where, deterministic=deterministic, dtype=dtype, param_dtype=param_dtype)
+    _checks.check_int(where, "features", features, 1)
     _checks.check_int(where, "axis", axis)
     _checks.check_temperature(where, temperature)
     _checks.check_noise(where, noise)
     _checks.check_draws(where, draws)
-    for name, value in (("estimator", estimator), ("logits_init", logits_init)):
-        if not callable(value) and value is not None:
-            raise TypeError(f"{where}: {name} must be a function, got {_checks.shown(value)}")
     if start is not None:
         if logits_init is not None:
             raise ValueError(f"{where}: start and logits_init both set the initial logits")
         if not isinstance(start, tuple | list) or len(start) != 2 or not isinstance(start[0], str):
-            raise TypeError(
-                f"{where}: start must be (name, probability), got {_checks.shown(start)}"
-            )
+            got = _checks.shown(start)
+            raise TypeError(f"{where}: start must be (name, probability), got {got}")
         logits_init = favouring(f"{where}: start", pool.index(start[0]), len(pool), start[1])
     checked = _checks.check_groups(where, groups, features)
     rows = features if checked is None else 1 + max(checked)
@@ -123,6 +125,8 @@ def select(
         where: what an error names first.
         x: with draws "example" its axis 0 says how many.
     """
+    _checks.check_temperature(where, temperature)
+    _checks.check_noise(where, noise)
     if draws == "example":
         if not x.ndim > 1:
             raise ValueError(
@@ -184,15 +188,12 @@ def choices_of(where: str, logits: jax.Array | np.ndarray) -> np.ndarray:
     """
     if isinstance(logits, jax.core.Tracer):
         raise ValueError(f"{where}: the logits are traced; call it outside jit")
-    values = np.asarray(logits)
-    if np.isnan(values).any():
-        *_, neuron, _ = np.argwhere(np.isnan(values))[0].tolist()
-        raise ValueError(f"{where}: the logits of neuron {neuron} are NaN: nothing to choose by")
-    return np.argmax(values, axis=-1).astype(np.int32)
+    _checks.check_not_nan(where, "logits", logits)
+    return np.argmax(np.asarray(logits), axis=-1).astype(np.int32)
 
 
 def promote(where: str, x: jax.Array, dtype: Any) -> jax.Array:
     """x in `dtype`, or as it is; raises TypeError unless it is a real float."""
     # Integers are refused even if dtype would convert them: token ids here are a mistake.
-    _checks.check_floating(where, "x", x)
+    _checks.check(where, x=x, dtype=dtype)
     return x if dtype is None else x.astype(dtype)

@@ -31,9 +31,8 @@ from flax import linen as nn
 from flax.core import FrozenDict, freeze, unfreeze
 from flax.traverse_util import empty_node, flatten_dict, unflatten_dict
 
-from smartmixed_jax import estimators
+from smartmixed_jax import _checks, estimators
 from smartmixed_jax import layer as shared
-from smartmixed_jax._checks import check_axis, shown
 from smartmixed_jax.estimators import gumbel_straight_through
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.pools import PAPER_POOL, ActivationPool
@@ -57,6 +56,18 @@ Variables = Mapping[str, Any]
 """Collections by name, as Linen's `init` returns them."""
 
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
+
+
+def _are_variables(value: Any) -> bool:
+    is_mapping = isinstance(value, Mapping)
+    held = [value[name] for name in ("params", "choices") if is_mapping and name in value]
+    return bool(held) and all(isinstance(collection, Mapping) for collection in held)
+
+
+_checks.KINDS.update(
+    module=("an nn.Module", lambda value: isinstance(value, nn.Module)),
+    variables=("collections by name, with 'params' or 'choices' among them", _are_variables),
+)
 
 
 class SelectiveActivation(nn.Module):
@@ -118,10 +129,11 @@ class SelectiveActivation(nn.Module):
 
     def __post_init__(self) -> None:
         if isinstance(self.features, jax.Array | np.ndarray):
+            got = f"an array {_checks.shown(self.features)}"
             raise TypeError(
-                f"SelectiveActivation: features must be an int, got an array {shown(self.features)}"
-                ": the class is a factory from width to layer. Where a function of x is called, "
-                "pass lambda x: SelectiveActivation()(x), or call activation(width)(x)"
+                f"SelectiveActivation: features must be an int, got {got}: the class is a factory "
+                "from width to layer. Where a function of x is called, pass lambda x: "
+                "SelectiveActivation()(x), or call activation(width)(x)"
             )
         super().__post_init__()
 
@@ -153,11 +165,11 @@ class SelectiveActivation(nn.Module):
         """
         where = f"SelectiveActivation {_name(self.path)}"
         x = shared.promote(where, x, self.dtype)
-        width = x.shape[check_axis(where, x, self.axis)]
+        width = x.shape[_checks.check_axis(where, x, self.axis)]
         features = width if self.features is None else self.features
         drawn = (self.estimator, self.temperature, self.noise, self.draws)
-        start = (self.start, self.logits_init, self.groups)
-        options = (features, self.pool, *drawn, self.axis, *start)
+        initial = (self.start, self.logits_init, self.groups, self.dtype, self.param_dtype)
+        options = (features, self.pool, *drawn, self.axis, self.deterministic, *initial)
         groups, shape, init = shared.check_options(where, *options)
         if self.is_initializing() and self.is_mutable_collection("params"):
             self.put_variable("params", ",".join(self.pool.names), {})
@@ -176,6 +188,7 @@ class SelectiveActivation(nn.Module):
         streamed = self.has_rng("selection")
         if deterministic is None:
             deterministic = self.deterministic or (self.is_initializing() and not streamed)
+        _checks.check(where, deterministic=deterministic)
         if deterministic:
             selection = estimators.deterministic(logits)
         else:
@@ -222,7 +235,9 @@ class MixedActivation(nn.Module):
 
     def __call__(self, x: jax.Array, **ignored: Any) -> jax.Array:
         """x [..., N] → [..., N]. The keywords of `SelectiveActivation` are taken and ignored."""
-        x = shared.promote(f"MixedActivation {_name(self.path)}", x, self.dtype)
+        where = f"MixedActivation {_name(self.path)}"
+        _checks.check(where, table=self.table)
+        x = shared.promote(where, x, self.dtype)
         return apply_choices(x, self.table.choices, self.table.pool, axis=self.axis)
 
 
@@ -244,6 +259,7 @@ def fix_choices(
             "Block_0.SelectiveActivation_1"; the others stay selective. None: all.
 
     Raises:
+        TypeError: an argument is of the wrong type.
         ValueError: there are no logits, or `where` takes none of them; logits are traced or NaN.
 
     Example:
@@ -285,6 +301,7 @@ def release_choices(
         param_dtype: of the logits.
 
     Raises:
+        TypeError: an argument is of the wrong type.
         ValueError: there are no fixed choices, or `where` takes none; a probability outside
             (1/K, 1).
 
@@ -297,6 +314,7 @@ def release_choices(
         >>> float(jax.nn.softmax(variables["params"]["selection_logits"]).max())
         0.5
     """
+    _checks.check("release_choices", param_dtype=param_dtype)
     layers = _taken("release_choices", module, variables, "choices", where)
     params: dict[Path, Any] = {}
     for path, layer in layers.items():
@@ -319,6 +337,10 @@ def summarize(module: nn.Module, variables: Variables) -> dict[str, dict[str, An
     Returns:
         path of the layer → its record, as there. Where neurons share a choice, groups are counted.
 
+    Raises:
+        TypeError: module or variables are of the wrong type.
+        ValueError: logits are NaN.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from smartmixed_jax import linen
@@ -327,11 +349,12 @@ def summarize(module: nn.Module, variables: Variables) -> dict[str, dict[str, An
         64
     """
     records = {}
-    for path, layer in _layers(module, variables).items():
+    for path, layer in _layers("summarize", module, variables).items():
         rows, axes = (layer.logits, 2) if layer.choices is None else (layer.choices, 1)
         for name, at in shared.stacked(rows, axes):
             if layer.choices is None:
-                record = layer_record(statistics(rows[at]), layer.names)
+                with _checks.prefixed(f"summarize: {_name(path) + name}"):
+                    record = layer_record(statistics(rows[at]), layer.names)
             else:
                 counts = np.bincount(np.asarray(rows[at]), minlength=len(layer.names))
                 record = fixed_record(dict(zip(layer.names, counts.tolist(), strict=True)))
@@ -361,6 +384,7 @@ def switch_report(
     """
     rngs = {"selection": key}
     layers = _taken("switch_report", module, variables, "logits", None)
+    _checks.check("switch_report", score=score, key=key)
     soft = {
         (*path, v.key): jax.nn.softmax(v.logits.astype("float32")) for path, v in layers.items()
     }
@@ -401,13 +425,13 @@ class _Layer(NamedTuple):
         return tuple(self.key.split(","))
 
 
-def _layers(module: nn.Module, variables: Variables) -> dict[Path, _Layer]:
-    """The layers by their path."""
-    if not isinstance(variables, Mapping) or not {"params", "choices"} & set(variables):
-        expected = "collections by name, with 'params' or 'choices' among them"
-        raise TypeError(f"variables must be {expected}, got {shown(variables)}")
+def _layers(name: str, module: nn.Module, variables: Variables) -> dict[Path, _Layer]:
+    """The layers by their path; name: of the caller."""
+    _checks.check(name, module=module, variables=variables)
     params, choices = (_flat(variables, collection) for collection in ("params", "choices"))
     logits = {path[:-1]: nn.unbox(leaf) for path, leaf in params.items() if path[-1] == LOGITS}
+    for path, rows in logits.items():
+        _checks.check(f"{name}: {_name(path)}", logits=rows)
     keys = {path: _unnamed(rows.shape[-1]) for path, rows in logits.items()}
     if isinstance(module, SelectiveActivation):
         keys[()] = ",".join(module.pool.names)
@@ -432,7 +456,8 @@ def _taken(name: str, module: Any, variables: Variables, held: str, where: Any) 
 
     name: of the caller.
     """
-    layers = _layers(module, variables)
+    _checks.check(name, where=where)
+    layers = _layers(name, module, variables)
     found = {path: layer for path, layer in layers.items() if getattr(layer, held) is not None}
     if not found:
         kind = "logits of a SelectiveActivation" if held == "logits" else "fixed choices"

@@ -19,8 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from smartmixed_jax import _fused
-from smartmixed_jax._checks import check_axis, check_choices, check_floating, check_pool, shown
+from smartmixed_jax import _checks, _fused
 from smartmixed_jax._logit_gradients import weighted_sum
 from smartmixed_jax.pools import ActivationPool, zero
 from smartmixed_jax.types import Activation, Integers, Selection
@@ -46,8 +45,9 @@ def mix(x: jax.Array, selection: Selection, pool: ActivationPool, *, axis: int =
         [..., N], the dtype of x.
 
     Raises:
-        TypeError: x is integer or complex.
-        ValueError: the shapes of x, selection and pool do not fit.
+        TypeError: x or the weights are no real floats; another argument is of the wrong type.
+        ValueError: the shapes of x, selection and pool do not fit; concrete weights of a mixture
+            are NaN; a function of the pool is not elementwise or gives no real floats.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -56,13 +56,15 @@ def mix(x: jax.Array, selection: Selection, pool: ActivationPool, *, axis: int =
         >>> mix(jnp.array([[-1.0, 0.0]]), selection, PAPER_POOL)
         Array([[0. , 0.5]], dtype=float32)
     """
-    if not isinstance(selection, Selection):
-        raise TypeError(f"mix: selection must be a Selection, got {shown(selection)}")
+    _checks.check("mix", selection=selection)
     weights, choices = selection
     axis = _check_input("mix", x, axis, pool)
+    _checks.check("mix", weights=weights)
     _check_fit("mix", x, axis, "weights", weights, (x.shape[axis], len(pool)))
     if choices is None:
+        _checks.check_not_nan("mix", "weights", weights)
         return weighted_sum(pool, axis, x, weights).astype(x.dtype)
+    _checks.check("mix", choices=choices)
     if choices.ndim == 2:
         parts, choices, axis = _parts(x, choices, axis)
         return _hard_mix(pool, axis, parts, weights, *_opaque(pool, choices, x.dtype)).reshape(
@@ -107,8 +109,9 @@ def apply_choices(
         [..., N], the dtype of x.
 
     Raises:
-        TypeError: x is integer or complex, or choices are no integers.
-        ValueError: a static choice is outside [0, K), or N does not fit x.
+        TypeError: x is no real floats, or choices are no integers.
+        ValueError: a static choice is outside [0, K), or N does not fit x; a function of the pool
+            is not elementwise or gives no real floats.
 
     Example:
         >>> import jax.numpy as jnp
@@ -118,9 +121,8 @@ def apply_choices(
     """
     axis = _check_input("apply_choices", x, axis, pool)
     traced = isinstance(choices, jax.core.Tracer)
-    indices: Any = choices if traced else check_choices("apply_choices", choices, pool)
-    if not jnp.issubdtype(indices.dtype, jnp.integer):
-        raise TypeError(f"apply_choices: choices must be integers [N], got {indices.dtype}")
+    indices: Any = choices if traced else _checks.check_choices("apply_choices", choices, pool)
+    _checks.check("apply_choices", choices=indices)
     _check_fit("apply_choices", x, axis, "choices", indices, (x.shape[axis],))
     if traced:
         return _select(pool, axis, x, *_opaque(pool, indices, x.dtype))
@@ -146,37 +148,17 @@ def _opaque(pool: ActivationPool, choices: jax.Array, dtype: Any) -> tuple[jax.A
 
 
 def _check_input(where: str, x: jax.Array, axis: int, pool: ActivationPool) -> int:
-    check_floating(where, "x", x)
-    check_pool(where, pool)
+    _checks.check(where, x=x, pool=pool)
     for name, function in zip(pool.names, pool.functions, strict=True):
         if _fused.coefficients(function) is None:
-            _check_elementwise(name, function)
-    return check_axis(where, x, axis)
+            _checks.check_elementwise(where, name, function)
+    return _checks.check_axis(where, x, axis)
 
 
 def _check_fit(where: str, x: jax.Array, axis: int, name: str, array: Any, shape: Any) -> None:
     if array.shape != shape:
         got = f"{list(shape)}, got {list(array.shape)}"
         raise ValueError(f"{where}: x{list(x.shape)} on axis {axis} needs {name} {got}")
-
-
-@functools.lru_cache(maxsize=256)
-def _check_elementwise(name: str, function: Activation) -> None:
-    """Raises ValueError if f on an array differs from f on its elements one by one.
-
-    Best effort: a function that cannot be called here is left to fail where it is used.
-    """
-    try:
-        with jax.ensure_compile_time_eval():
-            x = jnp.array([[0.5, -1.5, 2.0], [-0.25, 1.25, -3.0]], jnp.float32)
-            whole = np.asarray(function(x))
-            alone = [np.asarray(function(value.reshape(1, 1))).item() for value in x.ravel()]
-    except Exception:
-        return
-    if whole.shape != x.shape:
-        raise ValueError(f"{name!r} is not elementwise: it maps [2, 3] to {list(whole.shape)}")
-    if not np.allclose(whole, np.reshape(alone, x.shape), rtol=1e-4, atol=1e-5, equal_nan=True):
-        raise ValueError(f"{name!r} is not elementwise: a value depends on the other elements")
 
 
 def _along(axis: int, ndim: int, draws: bool, values: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from smartmixed_jax import _checks
 from smartmixed_jax.nnx import RngSource, SelectiveActivation
 
 ActivationFactory = Callable[..., Callable[[jax.Array], jax.Array]]
@@ -21,12 +22,15 @@ ActivationFactory = Callable[..., Callable[[jax.Array], jax.Array]]
 def uniform(function: Callable[[jax.Array], jax.Array]) -> ActivationFactory:
     """The factory of the usual network: the same function for every neuron of every layer.
 
+    Raises TypeError unless `function` can be called.
+
     Example:
         >>> import jax
         >>> from flax import nnx
         >>> from smartmixed_jax.models import MLP, uniform
         >>> model = MLP(4, (8,), 2, activation=uniform(jax.nn.gelu), rngs=nnx.Rngs(0))
     """
+    _checks.check("uniform", function=function)
 
     def build(features: int, *, rngs: RngSource) -> Callable[[jax.Array], jax.Array]:
         del features, rngs
@@ -48,6 +52,10 @@ class MLP(nnx.Module):
             sets initializers and dtypes.
         rngs: its `params` stream draws the parameters.
 
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a width < 1; in the call, x is not [..., in_features].
+
     Example:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
@@ -67,12 +75,22 @@ class MLP(nnx.Module):
         linear: Callable[..., Any] = nnx.Linear,
         rngs: RngSource,
     ) -> None:
+        _checks.check("MLP", hidden=hidden)
+        hidden = tuple(hidden)
+        _checks.check_int("MLP", "in_features", in_features, 1)
+        for width in hidden:
+            _checks.check_int("MLP", "hidden", width, 1)
+        _checks.check_int("MLP", "out_features", out_features, 1)
+        _checks.check("MLP", activation=activation, linear=linear, rngs=rngs)
+        self.in_features = in_features
         widths = itertools.pairwise((in_features, *hidden, out_features))
         self.layers = nnx.List([linear(din, dout, rngs=rngs) for din, dout in widths])
         self.activations = nnx.List([activation(features, rngs=rngs) for features in hidden])
 
     def __call__(self, x: jax.Array, *, rngs: RngSource | None = None) -> jax.Array:
         """x [..., in_features] → [..., out_features]; rngs is passed to the selective layers."""
+        if getattr(x, "shape", ())[-1:] != (self.in_features,):
+            raise ValueError(f"MLP: x must be [..., {self.in_features}], got {_checks.shown(x)}")
         *hidden, last = self.layers
         for layer, activation in zip(hidden, self.activations, strict=True):
             x = activate(activation, layer(x), rngs)

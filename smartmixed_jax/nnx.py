@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from smartmixed_jax import estimators
+from smartmixed_jax import _checks, estimators
 from smartmixed_jax import layer as shared
-from smartmixed_jax._checks import check_noise, check_temperature
 from smartmixed_jax.estimators import gumbel_straight_through
 from smartmixed_jax.mixture import apply_choices, mix
 from smartmixed_jax.pools import PAPER_POOL, ActivationPool
@@ -22,6 +21,12 @@ RngSource = nnx.Rngs | nnx.RngStream
 """What draws: its `selection` stream, or the default one; or a stream itself."""
 
 ModuleType = TypeVar("ModuleType", bound=nnx.Module)
+
+_RNGS = "nnx.Rngs or nnx.RngStream, as a bare key is equal in every layer: nnx.Rngs(selection=key)"
+_checks.KINDS.update(
+    model=("an nnx.Module", lambda value: isinstance(value, nnx.Module)),
+    rngs=(_RNGS, lambda value: isinstance(value, RngSource)),
+)
 
 
 class SelectionLogits(nnx.Param):
@@ -128,16 +133,18 @@ class SelectiveActivation(nnx.Module):
         rngs: RngSource,
     ) -> None:
         drawn = (estimator, temperature, noise, draws)
-        options = (features, pool, *drawn, axis, start, logits_init, groups)
+        initial = (start, logits_init, groups, dtype, param_dtype)
+        options = (features, pool, *drawn, axis, deterministic, *initial)
         self.groups, shape, init = shared.check_options("SelectiveActivation", *options)
+        _checks.check("SelectiveActivation", keep_rngs=keep_rngs)
         self.features, self.pool, self.axis = features, pool, axis
         self.estimator, self.draws = estimator, draws
         self.temperature = _static_or_variable(Temperature, temperature)
         self.noise = _static_or_variable(Noise, noise)
         self.deterministic, self.dtype = deterministic, dtype
-        key = rngs.params() if isinstance(rngs, nnx.Rngs) else _draw(rngs)
+        key = _draw("SelectiveActivation", rngs, "params")
         self.selection_logits = SelectionLogits(init(key, shape, param_dtype))
-        self.rngs = _stream(rngs).fork() if keep_rngs else nnx.data(None)
+        self.rngs = _stream("SelectiveActivation", rngs).fork() if keep_rngs else nnx.data(None)
 
     @property
     def logits(self) -> SelectionLogits:
@@ -173,11 +180,13 @@ class SelectiveActivation(nnx.Module):
         """
         x = shared.promote("SelectiveActivation", x, self.dtype)
         logits = self.selection_logits[...]
-        if self.deterministic if deterministic is None else deterministic:
+        deterministic = self.deterministic if deterministic is None else deterministic
+        _checks.check("SelectiveActivation", deterministic=deterministic)
+        if deterministic:
             selection = estimators.deterministic(logits)
         else:
             rngs = self.rngs if rngs is None else rngs
-            key = None if rngs is None else _draw(rngs)
+            key = None if rngs is None else _draw("SelectiveActivation", rngs)
             temperature = _held(self.temperature) if temperature is None else temperature
             noise = _held(self.noise) if noise is None else noise
             selection = shared.select(
@@ -204,14 +213,16 @@ class SelectiveActivation(nnx.Module):
             (0.5, 1.0)
         """
         if deterministic is not None:
+            _checks.check("SelectiveActivation", deterministic=deterministic)
             self.deterministic = deterministic
         if temperature is not None:
-            check_temperature("SelectiveActivation", temperature)
+            _checks.check_temperature("SelectiveActivation", temperature)
             self.temperature = _static_or_variable(Temperature, temperature)
         if noise is not None:
-            check_noise("SelectiveActivation", noise)
+            _checks.check_noise("SelectiveActivation", noise)
             self.noise = _static_or_variable(Noise, noise)
         if estimator is not None:
+            _checks.check("SelectiveActivation", estimator=estimator)
             self.estimator = estimator
 
 
@@ -229,6 +240,9 @@ class MixedActivation(nnx.Module):
         table: the table, or None if it is not static.
         choices: Choices [N], or [..., N] of layers stacked by `nnx.vmap`; None if static.
 
+    Raises:
+        TypeError: an argument is of the wrong type; in the call, x is integer or complex.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from smartmixed_jax import PAPER_POOL, FunctionTable, MixedActivation
@@ -239,8 +253,8 @@ class MixedActivation(nnx.Module):
     def __init__(
         self, table: FunctionTable, *, axis: int = -1, dtype: Any = None, static: bool = True
     ) -> None:
-        if not isinstance(table, FunctionTable):
-            raise TypeError(f"MixedActivation: table must be a FunctionTable, got {table!r:.60}")
+        _checks.check("MixedActivation", table=table, dtype=dtype, static=static)
+        _checks.check_int("MixedActivation", "axis", axis)
         self._pool = table.pool
         self.table: FunctionTable = table if static else None  # type: ignore[assignment]
         choices = None if static else Choices(jnp.asarray(table.choices, jnp.int32))
@@ -283,6 +297,7 @@ def fix_choices(
             others stay selective. None: all.
 
     Raises:
+        TypeError: model is no nnx.Module, or where no function.
         ValueError: the model holds no SelectiveActivation, or `where` takes none of them; the
             logits of a layer to be fixed are traced or NaN.
 
@@ -329,6 +344,7 @@ def release_choices(
         options: of every SelectiveActivation: `estimator`, `temperature`, `groups`, ….
 
     Raises:
+        TypeError: an argument is of the wrong type.
         ValueError: the model holds no MixedActivation, or `where` takes none; a probability
             outside (1/K, 1); `groups` of neurons whose choices differ.
 
@@ -346,7 +362,8 @@ def release_choices(
         static = layer.table is not None
         choices = np.asarray(layer.table.choices if static else layer.choices[...])
         kept = {"axis": layer.axis, "dtype": layer.dtype, "rngs": rngs}
-        result = SelectiveActivation(choices.shape[-1], layer.pool, **kept, **options)
+        with _checks.prefixed(place):
+            result = SelectiveActivation(choices.shape[-1], layer.pool, **kept, **options)
         if result.groups is not None:
             groups = np.asarray(result.groups)
             firsts = np.unique(groups, return_index=True)[1]
@@ -357,10 +374,11 @@ def release_choices(
         shape, dtype = (*choices.shape, len(layer.pool)), result.selection_logits.dtype
         result.selection_logits = SelectionLogits(init(None, shape, dtype))
         if keep_rngs:
-            stream = _stream(rngs)
+            stream = _stream(place, rngs)
             result.rngs = stream.split(choices.shape[:-1]) if choices.ndim > 1 else stream.fork()
         return result
 
+    _checks.check("release_choices", keep_rngs=keep_rngs)
     return _replace("release_choices", model, MixedActivation, released, where)
 
 
@@ -380,6 +398,9 @@ def label_parameters(params: Any, *, selection: str = "selection", weights: str 
     Returns:
         The tree with a label in place of every parameter.
 
+    Raises:
+        TypeError: a label is no str.
+
     Example:
         >>> from flax import nnx
         >>> from smartmixed_jax import SelectiveActivation, label_parameters
@@ -389,6 +410,10 @@ def label_parameters(params: Any, *, selection: str = "selection", weights: str 
         >>> labels["layers"][0]["kernel"], labels["layers"][1]["selection_logits"]
         ('weights', 'selection')
     """
+
+    if not isinstance(selection, str) or not isinstance(weights, str):
+        got = f"selection {_checks.shown(selection)} and weights {_checks.shown(weights)}"
+        raise TypeError(f"label_parameters: labels must be strings, got {got}")
 
     def label(path: tuple[Any, ...], leaf: Any) -> str:
         names = (getattr(entry, "key", getattr(entry, "name", None)) for entry in path)
@@ -411,8 +436,7 @@ def _mixed(pool: ActivationPool, choices: np.ndarray, axis: int, dtype: Any) -> 
 
 def _replace(caller: str, model: Any, kind: type, change: Any, where: Any) -> Any:
     """The model with `change(path, layer)` in place of every layer of a kind that `where` takes."""
-    if not isinstance(model, nnx.Module):
-        raise TypeError(f"{caller}: model must be an nnx.Module, got {model!r:.60}")
+    _checks.check(caller, model=model, where=where)
     # Each layer is held beside its replacement: in tree mode the nodes are temporary, and the id
     # of a freed one is given to the next.
     changed: dict[int, tuple[Any, nnx.Module]] = {}
@@ -448,19 +472,21 @@ def _held(value: float | nnx.Variable) -> Scalar:
     return value[...] if isinstance(value, nnx.Variable) else value
 
 
-def _stream(rngs: RngSource) -> nnx.RngStream:
-    if isinstance(rngs, nnx.Rngs):
-        return rngs["selection"]
+def _stream(where: str, rngs: RngSource, name: str = "selection") -> nnx.RngStream:
+    _checks.check(where, rngs=rngs)
     if isinstance(rngs, nnx.RngStream):
         return rngs
-    got = f"{type(rngs).__name__}; a bare key would give every layer the same noise"
-    raise TypeError(f"rngs must be nnx.Rngs or nnx.RngStream, got {got}: nnx.Rngs(selection=key)")
+    try:
+        return rngs[name]
+    except (AttributeError, KeyError) as error:
+        expected = f"a stream {name!r} or a default one, got {_checks.shown(rngs)}"
+        raise ValueError(f"{where}: rngs must have {expected}") from error
 
 
-def _draw(rngs: RngSource) -> jax.Array:
+def _draw(where: str, rngs: RngSource, name: str = "selection") -> jax.Array:
     """The next key of the stream."""
     try:
-        return _stream(rngs)()
+        return _stream(where, rngs, name)()
     except flax.errors.TraceContextError as error:
         raise ValueError(
             "SelectiveActivation: a random stream made outside of jax.vmap, jax.hessian or "

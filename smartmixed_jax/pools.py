@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from smartmixed_jax._checks import KINDS, check, check_elementwise, check_number, shown
 from smartmixed_jax.types import Activation
 
 Form = Literal["auto", "fused", "general"]
@@ -60,6 +61,9 @@ class leaky_relu:
 
     slope: float = 0.01
 
+    def __post_init__(self) -> None:
+        check_number("leaky_relu", "slope", self.slope)
+
     def __call__(self, x: jax.Array) -> jax.Array:
         return jnp.where(x > 0, x, self.slope * x)
 
@@ -83,7 +87,7 @@ class ActivationPool:
 
     Raises:
         ValueError: the pool is empty, or a name appears twice.
-        TypeError: a name is no string or a function cannot be called.
+        TypeError: a name is no string, or a function cannot be called or hashed.
 
     Example:
         >>> pool = ActivationPool({"relu": jax.nn.relu, "sin": jnp.sin})
@@ -95,15 +99,16 @@ class ActivationPool:
         pairs = functions.items() if isinstance(functions, Mapping) else functions
         items: tuple[Any, ...] = tuple(pairs) if isinstance(pairs, Iterable) else (pairs,)
         if not all(isinstance(item, tuple) and len(item) == 2 for item in items):
-            raise TypeError(f"ActivationPool: expected names → functions, got {functions!r:.60}")
+            raise TypeError(f"ActivationPool: expected names → functions, got {shown(functions)}")
         if not items:
             raise ValueError("ActivationPool: expected at least one function, got an empty pool")
         for name, function in items:
             if not isinstance(name, str) or not name or "," in name:
                 expected = "a non-empty string without commas"
-                raise TypeError(f"ActivationPool: a name must be {expected}, got {name!r}")
-            if not callable(function):
-                raise TypeError(f"ActivationPool: {name!r} must be a function, got {function!r}")
+                raise TypeError(f"ActivationPool: a name must be {expected}, got {shown(name)}")
+            if not callable(function) or isinstance(function, type):
+                got = shown(function)
+                raise TypeError(f"ActivationPool: {name!r} must be a function, got {got}")
         self.names: tuple[str, ...] = tuple(name for name, _ in items)
         self.functions: tuple[Activation, ...] = tuple(function for _, function in items)
         duplicates = sorted({name for name in self.names if self.names.count(name) > 1})
@@ -114,7 +119,11 @@ class ActivationPool:
     def _set_form(self, form: Form) -> None:
         self.form = form
         self._key = (self.names, self.functions, form)
-        self._hash = hash(self._key)
+        try:
+            self._hash = hash(self._key)
+        except TypeError as error:
+            expected = f"hashable, got {shown(self.functions)}"
+            raise TypeError(f"ActivationPool: functions must be {expected}: {error}") from error
 
     def with_form(self, form: Form) -> "ActivationPool":
         """The same functions, evaluated in a given form by `mix` and `apply_choices`.
@@ -132,8 +141,9 @@ class ActivationPool:
             >>> PAPER_POOL.with_form("general") == PAPER_POOL
             False
         """
-        if form not in get_args(Form):
-            raise ValueError(f"form must be one of {', '.join(get_args(Form))}, got {form!r}")
+        if not isinstance(form, str) or form not in get_args(Form):
+            expected = f"one of {', '.join(get_args(Form))}, got {shown(form)}"
+            raise ValueError(f"ActivationPool.with_form: form must be {expected}")
         pool = ActivationPool(zip(self.names, self.functions, strict=True))
         pool._set_form(form)
         return pool
@@ -141,17 +151,21 @@ class ActivationPool:
     def map(self, change: Callable[[str, Activation], Activation]) -> "ActivationPool":
         """The pool of change(name, function), under the same names and in the same form.
 
+        Raises:
+            TypeError: change is no function, or gives none.
+
         Example:
             >>> from smartmixed_jax import PAPER_POOL
             >>> clamped = PAPER_POOL.map(lambda name, f: lambda x: jnp.clip(f(x), -10, 10))
             >>> clamped.functions[0](jnp.array([99.0]))
             Array([10.], dtype=float32)
         """
+        check("ActivationPool.map", change=change)
         pairs = zip(self.names, self.functions, strict=True)
         return ActivationPool((name, change(name, f)) for name, f in pairs).with_form(self.form)
 
     def subset(self, *names: str) -> "ActivationPool":
-        """The functions with these names, in this order.
+        """The functions with these names, in this order; ValueError if there is no such function.
 
         Example:
             >>> from smartmixed_jax import EXTENDED_POOL
@@ -162,8 +176,8 @@ class ActivationPool:
 
     def index(self, name: str) -> int:
         """The index of the function called `name`; ValueError if there is none."""
-        if name not in self.names:
-            raise ValueError(f"ActivationPool: no function {name!r} in {list(self.names)}")
+        if not isinstance(name, str) or name not in self.names:
+            raise ValueError(f"ActivationPool: no function {shown(name)} in {list(self.names)}")
         return self.names.index(name)
 
     def variance_matched(self) -> "ActivationPool":
@@ -172,7 +186,8 @@ class ActivationPool:
         So no function wins at the start by its gain alone. Constants stay as they are.
 
         Raises:
-            ValueError: a function has no finite mean and variance under N(0, 1).
+            ValueError: a function is not elementwise, gives no real floats, or has no finite mean
+                and variance under N(0, 1).
 
         Example:
             >>> from smartmixed_jax import PAPER_POOL
@@ -199,6 +214,9 @@ class ActivationPool:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _pool, (self.names, tuple(map(_packed, self.functions)), self.form)
+
+
+KINDS.update(pool=("an ActivationPool", lambda value: isinstance(value, ActivationPool)))
 
 
 def _packed(function: Activation) -> Any:
@@ -251,6 +269,7 @@ class Affine:
 
 
 def _standardized(name: str, function: Activation) -> Activation:
+    check_elementwise("variance_matched", name, function)
     # Kinks rule out Gauss-Hermite quadrature; on this grid the trapezoid rule is
     # exact to the float32 accuracy of the function itself.
     x = np.linspace(-12.0, 12.0, 48_001)

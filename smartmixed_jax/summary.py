@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from smartmixed_jax import _checks
 from smartmixed_jax.estimators import soft_mixture
 from smartmixed_jax.layer import stacked
 from smartmixed_jax.nnx import MixedActivation, SelectiveActivation, fix_choices
@@ -19,7 +20,6 @@ UNDECIDED = 0.5
 """A neuron whose largest probability is below this has not decided."""
 
 
-@functools.partial(jax.jit, static_argnums=1)
 def statistics(logits: jax.Array, groups: Groups = None) -> dict[str, jax.Array]:
     """What the neurons of one layer chose and how sure they are; may be traced.
 
@@ -32,11 +32,21 @@ def statistics(logits: jax.Array, groups: Groups = None) -> dict[str, jax.Array]
         []: `max_probability` in [1/K, 1], `entropy` in nats in [0, ln K], `undecided`, the share
         of neurons whose largest π is below 1/2.
 
+    Raises:
+        TypeError: the logits are no real floats.
+        ValueError: they are not [N, K], or NaN if they are concrete.
+
     Example:
         >>> from smartmixed_jax.summary import statistics
         >>> statistics(jnp.array([[0.0, 99.0], [99.0, 0.0]]))["counts"]
         Array([1, 1], dtype=int32)
     """
+    _checks.check_logits("statistics", logits)
+    return _statistics(logits, groups)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _statistics(logits: jax.Array, groups: Groups) -> dict[str, jax.Array]:
     logits = logits if groups is None else logits[np.asarray(groups)]
     chosen = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=jnp.int32)
     log = jax.nn.log_softmax(logits.astype(jnp.float32))
@@ -68,6 +78,7 @@ def selection_logits(model: nnx.Module) -> dict[str, np.ndarray]:
     [N, K], or [G, K] where neurons share a choice: what the layer holds; [..., N, K] of layers
     stacked by `nnx.vmap`.
     """
+    _checks.check("selection_logits", model=model)
     return {
         path: np.asarray(layer.selection_logits[...])
         for path, layer in _layers(model)
@@ -83,6 +94,10 @@ def summarize(model: nnx.Module) -> dict[str, dict[str, Any]]:
         and `max_probability`, `entropy` and `undecided` as in `statistics`. A fixed layer has 1, 0
         and 0 there. Layers stacked by `nnx.vmap` have a record each: path[0], path[1], ….
 
+    Raises:
+        TypeError: model is no nnx.Module.
+        ValueError: logits are NaN.
+
     Example:
         >>> from flax import nnx
         >>> from smartmixed_jax import MLP, summarize
@@ -90,12 +105,15 @@ def summarize(model: nnx.Module) -> dict[str, dict[str, Any]]:
         >>> summary["activations.0"]["features"], sum(summary["activations.0"]["counts"].values())
         (8, 8)
     """
+    _checks.check("summarize", model=model)
     summary = {}
     for path, layer in _layers(model):
         if isinstance(layer, SelectiveActivation):
             logits = layer.selection_logits[...]
             for name, index in stacked(logits, 2):
-                summary[path + name] = summarize_logits(logits[index], layer.pool, layer.groups)
+                with _checks.prefixed(f"summarize: {path or 'the model'}{name}"):
+                    record = summarize_logits(logits[index], layer.pool, layer.groups)
+                summary[path + name] = record
         else:
             for name, table in layer.tables().items():
                 summary[path + name] = fixed_record(table.counts())
@@ -106,7 +124,9 @@ def summarize_logits(
     logits: np.ndarray | jax.Array, pool: ActivationPool, groups: Groups = None
 ) -> dict[str, Any]:
     """One record of `summarize` from a layer's logits [N, K], or [G, K] and each neuron's group."""
-    return layer_record(statistics(jnp.asarray(logits), groups), pool.names)
+    _checks.check("summarize_logits", pool=pool)
+    _checks.check_logits("summarize_logits", logits, len(pool))
+    return layer_record(_statistics(logits, groups), pool.names)
 
 
 def fixed_record(counts: dict[str, int]) -> dict[str, Any]:
@@ -130,6 +150,7 @@ def switch_report(
         Σ_k softmax(logits)_k f_k(x) in every layer; `fixed`, after `fix_choices`. `argmax` and
         `fixed` are the same function.
     """
+    _checks.check("switch_report", model=model, score=score, rngs=rngs)
     # Dropout and batch statistics in evaluation mode in all four: only the selection differs.
     model = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
     fixed = fix_choices(model)

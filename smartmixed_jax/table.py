@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 
-from smartmixed_jax._checks import check_choices
+from smartmixed_jax import _checks
 from smartmixed_jax.pools import ActivationPool
 from smartmixed_jax.types import Integers
 
@@ -23,7 +24,7 @@ class FunctionTable:
 
     Raises:
         ValueError: a choice is outside [0, K).
-        TypeError: choices are traced or no integers.
+        TypeError: pool is no ActivationPool; choices are traced or no integers.
 
     Example:
         >>> from smartmixed_jax import PAPER_POOL, FunctionTable
@@ -38,8 +39,9 @@ class FunctionTable:
     choices: tuple[int, ...]
 
     def __init__(self, pool: ActivationPool, choices: Integers) -> None:
+        _checks.check("FunctionTable", pool=pool)
         object.__setattr__(self, "pool", pool)
-        indices = check_choices("FunctionTable", choices, pool)
+        indices = _checks.check_choices("FunctionTable", choices, pool)
         object.__setattr__(self, "choices", tuple(indices.tolist()))
 
     @property
@@ -61,18 +63,21 @@ class FunctionTable:
         """The table that `to_json` wrote.
 
         Raises:
+            TypeError: text is no str, or pool no ActivationPool.
             ValueError: the text is no table, or it was written for a pool of other names.
         """
+        _checks.check("FunctionTable.from_json", text=text, pool=pool)
         try:
-            record = json.loads(text)
-            names, choices = tuple(record["pool"]), record["choices"]
-            if not isinstance(choices, list) or not all(type(choice) is int for choice in choices):
-                raise ValueError("choices must be a list of integers")
-        except (ValueError, KeyError, TypeError) as error:
-            got = f"{text[:60]!r}"
+            record = json.loads(text, object_pairs_hook=_without_duplicates)
+            names, choices = record["pool"], record["choices"]
+            lists = isinstance(names, list) and isinstance(choices, list)
+            if not lists or any(type(choice) is not int for choice in choices):
+                raise ValueError("pool and choices must be lists, of names and of integers")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            got = f"{_checks.shown(text)} ({error})"
             raise ValueError(f"FunctionTable.from_json: no function table: {got}") from error
-        if names != pool.names:
-            got = f"the pool {list(names)}, got {list(pool.names)}"
+        if tuple(names) != pool.names:
+            got = f"the pool {names}, got {list(pool.names)}"
             raise ValueError(f"FunctionTable.from_json: the table was written for {got}")
         return cls(pool, choices)
 
@@ -82,3 +87,13 @@ class FunctionTable:
     def __repr__(self) -> str:
         used = ", ".join(f"{name} {count}" for name, count in self.counts().items() if count)
         return f"FunctionTable({len(self)} neurons: {used})"
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError(f"a name appears twice among {[name for name, _ in pairs]}")
+    return record
+
+
+_checks.KINDS.update(table=("a FunctionTable", lambda value: isinstance(value, FunctionTable)))

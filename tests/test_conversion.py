@@ -447,11 +447,11 @@ def test_the_models_own_error_is_kept_and_says_who_ran_it():
 
 WRONG = {
     "model": (nnx.Sequential, r"model must be an nnx\.Module, got <class"),
-    "functions": ([nnx.relu, "tanh"], "functions: expected functions, got 'tanh'"),
-    "functions ": (None, "functions: expected functions, got None"),
-    "where": (["attribute"], r"where: expected functions, got \['attribute'\]"),
-    "call": ("encode", "call: expected functions, got 'encode'"),
-    "report": (True, "report: expected functions, got True"),
+    "functions": ([nnx.relu, "tanh"], "functions must be functions, got 'tanh'"),
+    "functions ": (None, "functions must be functions, got None"),
+    "where": (["attribute"], r"where must be a function or None, got \['attribute'\]"),
+    "call": ("encode", "call must be a function or None, got 'encode'"),
+    "report": (True, "report must be a function or None, got True"),
     "pool": ([nnx.relu], r"attribute: pool must be an ActivationPool, got \["),
     "pool ": (PAPER_POOL.names, r"attribute: pool must be an ActivationPool, got \('relu'"),
     "start": ("0.9", "attribute: .*probability must be a number, got '0.9'"),
@@ -459,7 +459,10 @@ WRONG = {
     "start  ": (2, r"attribute: .*probability must be in \(1/6, 1\) .*, got 2"),
     "start   ": (1 / 6, r"attribute: .*probability must be in \(1/6, 1\)"),
     "start    ": (float("nan"), r"attribute: .*probability must be in .* got nan"),
-    "rngs": (jax.random.key(0), r"attribute: rngs must be nnx\.Rngs or nnx\.RngStream, got"),
+    "rngs": (
+        jax.random.key(0),
+        r"attribute: .*rngs must be nnx\.Rngs or nnx\.RngStream, as .* got Array",
+    ),
     "rngs ": (nnx.Rngs(dropout=0), "attribute: .*params"),
     "axis": (1.0, r"attribute: axis must be an int, got 1\.0"),
     "axis ": (2, r"attribute: axis 2 is out of range for x\[3, 8\]"),
@@ -478,8 +481,7 @@ def test_a_wrong_argument_is_one_line_with_its_name_value_and_place(name):
     value, message = WRONG[name]
     options = {"model": Held(rngs=nnx.Rngs(0)), "rngs": nnx.Rngs(1), "report": None}
     options |= {name.strip(): value}
-    kinds = (TypeError, ValueError, AttributeError)
-    with pytest.raises(kinds, match=f"^select_activations: {message}") as raised:
+    with pytest.raises((TypeError, ValueError), match=f"^select_activations: {message}") as raised:
         select_activations(options.pop("model"), X, **options)
     assert "\n" not in str(raised.value)
 

@@ -227,7 +227,7 @@ def test_an_image_that_is_too_small_is_refused():
 FOLDER = Path(smartmixed_jax.__file__).parent
 MODULES = sorted(module.name for module in pkgutil.iter_modules([str(FOLDER)]))
 ORDER = (
-    *("types", "pools", "_checks", "estimators", "_fused", "_logit_gradients", "mixture", "table"),
+    *("types", "_checks", "pools", "estimators", "_fused", "_logit_gradients", "mixture", "table"),
     *("layer", "nnx", "summary", "linen", "conversion", "models"),
 )
 """A module imports only modules before it."""
