@@ -87,6 +87,6 @@ def _check(path: Path, part: str, images: np.ndarray, labels: np.ndarray) -> Non
             f"text [{len(images)}]"
         )
     if images.dtype.kind == "f":
-        finite = np.isfinite(images).all((1, 2, 3))
+        finite = np.isfinite(images.astype(np.float32)).all((1, 2, 3))
         if not finite.all():
             raise DataError(f"{path}: {part} image {np.argmin(finite)} holds nan or inf")

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data.sources import DataError, describe_error
+from experiments.data.npz import read_npz_file
+from experiments.data.sources import DataError, describe_error, local_path
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null"})
 
@@ -39,9 +40,9 @@ class Columns(NamedTuple):
 
 def find_file(text: str, data_dir: str | None) -> Path:
     """A file by its path, or below data_dir; DataError if there is none."""
-    places = [Path(text).expanduser()]
+    places = [local_path(text)]
     if data_dir is not None:
-        places.append(Path(data_dir).expanduser() / text)
+        places.append(local_path(data_dir) / text)
     for place in places:
         if place.is_file():
             return place
@@ -121,11 +122,7 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Every array of an NPZ file; DataError if it cannot be read."""
     try:
-        # Opened here, because np.load leaves a damaged file open.
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            if isinstance(file, np.ndarray):
-                raise ValueError("a single array")
-            return dict(file)
+        return read_npz_file(path)
     except Exception as error:  # a damaged zip raises any of a dozen unrelated types
         raise DataError(f"{path} cannot be read ({describe_error(error)})") from error
 

@@ -120,8 +120,6 @@ def _checked_split(part: str, split: Any) -> Split:
             raise ValueError(
                 f"{what} of {part} are {array.dtype} {list(array.shape)}, expected numbers [M, ...]"
             )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"{what} of {part} hold nan or inf")
     if inputs.ndim < 2 or len(inputs) != len(labels):
         raise ValueError(
             f"{part} has inputs {list(inputs.shape)} and labels {list(labels.shape)}, expected "
