@@ -18,8 +18,8 @@ from experiments.data.sources import DataError, describe_error
 def read_prepared(name: str, files: Sequence[Path]) -> Dataset:
     folder = files[0].parent
     try:
-        import array_record.python.array_record_module
-        import PIL.Image
+        import array_record.python.array_record_module  # noqa: F401
+        import PIL.Image  # noqa: F401
         import tensorflow_datasets.proto  # noqa: F401
     except ImportError as error:
         raise DataError(

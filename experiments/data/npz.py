@@ -27,8 +27,7 @@ def read_npz_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         if size > memory:
             raise ValueError(f"its arrays take {as_gib(size)}, this machine has {as_gib(memory)}")
         return {
-            member.filename.removesuffix(".npy"): _read_array(archive, member)
-            for member in members
+            member.filename.removesuffix(".npy"): _read_array(archive, member) for member in members
         }
 
 
