@@ -5,7 +5,7 @@ import inspect
 import json
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -291,6 +291,9 @@ def _validate(config: Config) -> None:
 
     for field in dataclasses.fields(config):
         require_type(field.name, getattr(config, field.name), field.type)
+        words = getattr(config, field.name)
+        ok = not any("\0" in word for word in _listed(words) if isinstance(word, str))
+        require(ok, field.name, "text without NUL")
     for name in ("data_dir", "run_dir"):
         local = "://" not in (getattr(config, name) or "")
         require(local, name, "a folder of this machine, not an address")
@@ -324,10 +327,13 @@ def _validate(config: Config) -> None:
     ordered = -1e38 <= low < high <= 1e38 and np.float32(low) < np.float32(high)
     require(ordered, "range", "two finite numbers, the lower first, also as float32, up to 1e38")
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in _listed(getattr(config, field.name)):
             held = not isinstance(number, float) or not 0 < abs(number) < SMALLEST
             require(held, field.name, f"0 or at least {SMALLEST:.9g}, the smallest of float32")
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def check_method(config: Config) -> None:
