@@ -52,6 +52,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
+def is_number(value: Any) -> bool:
+    """An int or a float, no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _has_type(value: Any, hint: Any) -> bool:
     arguments = get_args(hint)
     if get_origin(hint) is Literal:
@@ -64,7 +69,7 @@ def _has_type(value: Any, hint: Any) -> bool:
         each = arguments[:1] * len(value) if arguments[-1] is ... else arguments
         return len(each) == len(value) and all(map(_has_type, value, each))
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number(value)
     return type(value) is hint
 
 

@@ -62,6 +62,8 @@ def load_task(config: Config) -> Task:
     _refuse_unread(config, kind)
     task = kind.load(config)
     _require_finite(task)
+    if task.objective.normalized:
+        _require_variance(task)
     if config.double_softmax:
         task = replace(task, objective=with_double_softmax(task.objective))
     if config.augment and not task.has_images:
@@ -81,6 +83,18 @@ def _require_finite(task: Task) -> None:
             raise DataError(
                 f"{task.name}: {what} of {part}, {where}: {values[row, *place]} is no finite "
                 "number of float32"
+            )
+
+
+def _require_variance(task: Task) -> None:
+    """Raises DataError for labels whose variance float32 does not hold: errors are divided by it."""
+    for part, split in task.splits.items():
+        with np.errstate(over="ignore", under="ignore"):
+            variance = float(np.var(np.asarray(split.labels)))
+        if not 0 < variance < float("inf"):
+            raise DataError(
+                f"{task.name}: the variance of the labels of {part} is {variance:g}, expected "
+                "values that differ, of a size that float32 can square"
             )
 
 

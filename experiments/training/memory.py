@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
@@ -13,6 +13,8 @@ from experiments.config import LARGEST_INT, Config, total_epochs
 from experiments.data.task import Task
 from experiments.machine import as_gib, host_memory
 from experiments.names import network_name
+
+T = TypeVar("T")
 
 ARRAYS_PER_LAYER = 3
 """Of a layer's size that the backward pass needs: into the activation, out of it, a gradient.
@@ -47,13 +49,37 @@ def require_memory(
         widths = (math.prod(task.shape), *config.widths, task.out_features)
         weights = 4 * sum(before * after for before, after in pairwise(widths))
         _require_room(config, {**needed, "weights": weights})
-    try:
-        needed |= _network_needs(config, task, build, apply)
-    except Exception:
-        if not config.has_user_network:
-            raise
-        return  # it is built and called for a check of its own, which says what is wrong
+    model = _traced(config, lambda: nnx.eval_shape(build))
+    if model is None:
+        return
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    # The parameters, the best ones, gradients, and the moments of the optimiser.
+    copies = 3 + (2 if config.optimizer == "adam" else 1)
+    needed["weights and optimiser"] = copies * _size(params)
     _require_room(config, needed)
+    train = task.splits["train"].inputs
+    inputs = jax.ShapeDtypeStruct((config.batch_size, *task.shape), train.dtype)
+    forward = jax.make_jaxpr(
+        lambda params, rest, x, key: apply(nnx.merge(graphdef, params, rest, copy=True), x, key)
+    )
+    found = _traced(config, lambda: forward(params, rest, inputs, jax.random.key(0)))
+    if found is not None:
+        layers = sum(_layer_sizes(found.jaxpr))
+        needed["a batch"] = ARRAYS_PER_LAYER * layers + 4 * inputs.size
+        _require_room(config, needed)
+
+
+def _traced(config: Config, trace: Callable[[], T]) -> T | None:
+    """What a trace gives; None for a network of the user's that fails.
+
+    It is built and called by a check of its own, which says what is wrong.
+    """
+    try:
+        return trace()
+    except Exception:
+        if config.has_user_network:
+            return None
+        raise
 
 
 def _require_counts(config: Config, size: int) -> int:
@@ -69,25 +95,6 @@ def _require_counts(config: Config, size: int) -> int:
                 f"steps: {count} {what}, expected at most {LARGEST_INT}"
             )
     return steps
-
-
-def _network_needs(
-    config: Config, task: Task, build: Callable[[], Any], apply: Callable[..., Any]
-) -> dict[str, int]:
-    """Bytes of the parameters and of a batch."""
-    graphdef, params, rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
-    inputs = jax.ShapeDtypeStruct(
-        (config.batch_size, *task.shape), task.splits["train"].inputs.dtype
-    )
-    traced = jax.make_jaxpr(
-        lambda params, rest, x, key: apply(nnx.merge(graphdef, params, rest, copy=True), x, key)
-    )(params, rest, inputs, jax.random.key(0))
-    # The parameters, the best ones, gradients, and the moments of the optimiser.
-    copies = 3 + (2 if config.optimizer == "adam" else 1)
-    return {
-        "weights and optimiser": copies * _size(params),
-        "a batch": ARRAYS_PER_LAYER * sum(_layer_sizes(traced.jaxpr)) + 4 * inputs.size,
-    }
 
 
 def _require_room(config: Config, needed: dict[str, int]) -> None:
