@@ -321,15 +321,19 @@ def _validate(config: Config) -> None:
     require(by_layer, "layer_by_layer", "False for plateau: the loss is of the whole network")
     for name in ("validation_fraction", "test_fraction", "start_probability"):
         value = getattr(config, name)
-        require(0 < value < 1 and 0 < np.float32(value) < 1, name, "in (0, 1), also as float32")
+        require(0 < value < 1 and 0 < _as_float32(value) < 1, name, "in (0, 1), also as float32")
     low, high = config.range
     # Values beyond the range, half as far again, are float32 too, and their width.
-    ordered = -1e38 <= low < high <= 1e38 and np.float32(low) < np.float32(high)
+    ordered = -1e38 <= low < high <= 1e38 and _as_float32(low) < _as_float32(high)
     require(ordered, "range", "two finite numbers, the lower first, also as float32, up to 1e38")
     for field in dataclasses.fields(config):
         for number in _listed(getattr(config, field.name)):
             held = not isinstance(number, float) or not 0 < abs(number) < SMALLEST
             require(held, field.name, f"0 or at least {SMALLEST:.9g}, the smallest of float32")
+
+
+def _as_float32(value: float) -> float:
+    return float(np.float32(value))
 
 
 def _listed(value: Any) -> tuple[Any, ...]:

@@ -4,15 +4,13 @@ from pathlib import Path
 
 from experiments.run import main
 
-SHORT = "--selective-epochs 1 --mixed-epochs 1 --steps-per-epoch 1 --run-dir run".split()
+SHORT = ["--selective-epochs=1", "--mixed-epochs=1", "--steps-per-epoch=1", "--run-dir=run"]
 """If a command is taken nevertheless, it does not take long."""
 
 
 def listing(folder: Path) -> dict[Path, tuple[int, int]]:
     """Size and time of everything below a folder."""
-    return {
-        path: (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*")
-    }
+    return {path: (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*")}
 
 
 def assert_refused(arguments, capsys, *texts: str) -> None:

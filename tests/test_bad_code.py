@@ -1,4 +1,4 @@
-"""Pools, tasks, networks and functions of the user's that fit nothing: one line, nothing written."""
+"""Pools, tasks, networks and functions of the user's that do not fit: one line, nothing written."""
 
 import sys
 

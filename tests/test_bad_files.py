@@ -37,8 +37,22 @@ def table(row: int | None = None, text: str = "", names: str = "a,b,c,y") -> byt
 def column(place: int, cells) -> bytes:
     """The file, one of its columns replaced."""
     rows = [line.split(",") for line in ROWS]
-    changed = [",".join([*r[:place], str(c), *r[place + 1 :]]) for r, c in zip(rows, cells)]
+    changed = [
+        ",".join([*r[:place], str(c), *r[place + 1 :]]) for r, c in zip(rows, cells, strict=True)
+    ]
     return "\n".join(["a,b,c,y", *changed, ""]).encode()
+
+
+X, Y = np.random.default_rng(0).normal(size=(30, 2)), np.arange(30.0) / 7
+IMAGES = np.random.default_rng(0).random((40, 5, 4)).astype(np.float32)
+LABELS = np.arange(40) % 4
+
+
+def spoiled(array: np.ndarray, value: float) -> np.ndarray:
+    """One of its numbers replaced."""
+    changed = array.astype(np.float64)
+    changed[(7,) + (1,) * (array.ndim - 1)] = value
+    return changed
 
 
 JUNK = np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes()
@@ -154,7 +168,6 @@ def changed(blob: bytes, place: int) -> bytes:
     return blob[:place] + bytes([blob[place] ^ 0x40]) + blob[place + 1 :]
 
 
-X, Y = np.random.default_rng(0).normal(size=(30, 2)), np.arange(30.0) / 7
 GOOD = npz(x=X, y=Y)
 DAMAGED = {
     "empty file": b"",
@@ -191,8 +204,8 @@ TABLES = {
     "x text": {"x": X.astype(str), "y": Y},
     "x times": {"x": X.astype("datetime64[s]"), "y": Y},
     "x records": {"x": np.zeros((30, 2), "f4,i4"), "y": Y},
-    "x nan": {"x": np.where(X == X[3, 1], np.nan, X), "y": Y},
-    "x inf": {"x": np.where(X == X[3, 1], np.inf, X), "y": Y},
+    "x nan": {"x": spoiled(X, np.nan), "y": Y},
+    "x inf": {"x": spoiled(X, np.inf), "y": Y},
     "x 1e308": {"x": 1e308 * np.sign(X), "y": Y},
     "x long": {"x": np.full((30, 2), np.longdouble("1e4000")), "y": Y},
     "x constant": {"x": np.ones((30, 2)), "y": Y},
@@ -227,8 +240,6 @@ def test_bad_arrays_of_an_image_set(name, working_directory, capsys):
     assert_refused(["--task", "mnist", "--data-dir", "."], capsys, "mnist.npz")
 
 
-IMAGES = np.random.default_rng(0).random((40, 5, 4)).astype(np.float32)
-LABELS = np.arange(40) % 4
 IMAGE_SETS = {
     "no test": {"x_test": None, "y_test": None},
     "images [M]": {"x_train": LABELS},
@@ -241,10 +252,10 @@ IMAGE_SETS = {
     "another size": {"x_test": IMAGES[:, 1:]},
     "complex": {"x_train": IMAGES + 1j},
     "text": {"x_train": IMAGES.astype(str)},
-    "nan": {"x_train": np.where(IMAGES == IMAGES[7, 1, 2], np.nan, IMAGES)},
-    "nan in test": {"x_test": np.where(IMAGES == IMAGES[7, 1, 2], np.nan, IMAGES)},
-    "inf": {"x_train": np.where(IMAGES == IMAGES[7, 1, 2], -np.inf, IMAGES)},
-    "inf as float32": {"x_train": np.where(IMAGES == IMAGES[7, 1, 2], 1e300, IMAGES.astype(float))},
+    "nan": {"x_train": spoiled(IMAGES, np.nan)},
+    "nan in test": {"x_test": spoiled(IMAGES, np.nan)},
+    "inf": {"x_train": spoiled(IMAGES, -np.inf)},
+    "inf as float32": {"x_train": spoiled(IMAGES, 1e300)},
     "labels []": {"y_train": np.int64(3)},
     "labels [M, 2]": {"y_train": np.stack([LABELS, LABELS], 1)},
     "labels [M - 1]": {"y_train": LABELS[1:]},

@@ -1,5 +1,6 @@
 """Folders of data that are damaged or made to deceive: one line, nothing written, nothing run."""
 
+import contextlib
 import gzip
 import io
 import json
@@ -12,8 +13,8 @@ import pytest
 from refusal import assert_refused
 
 from experiments import data
-from experiments.data import tasks
 from experiments.data.datasets import DATASETS
+from experiments.data.text import load_text
 
 pytest.importorskip("tensorflow_datasets")
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
@@ -48,7 +49,7 @@ def write_records(path, examples):
 
 def write_info(folder, name, sizes, **more):
     splits = [{"name": split, "shardLengths": [str(n)]} for split, n in sizes.items()]
-    info = {"name": name, "fileFormat": "array_record", "splits": splits}
+    info = {"name": name, "fileFormat": "array_record", "splits": splits, "version": folder.name}
     (folder / INFO).write_text(json.dumps(info | more))
 
 
@@ -88,20 +89,26 @@ def assert_load_refused(task, capsys, *texts):
 # What TFDS would import
 
 
-def test_no_class_that_a_folder_names_is_imported(working_directory, capsys):
+def test_no_class_that_a_folder_names_is_imported(working_directory, monkeypatch):
     """`features.json` names Python classes, which TFDS imports from the working directory too."""
-    folder = write_mnist(working_directory)
-    (working_directory / "hostile.py").write_text("open('written', 'w').close()")
-    text = json.dumps({"pythonClassName": "hostile.Class", "featuresDict": {"features": {}}})
-    (folder / FEATURES).write_text(text.replace("Class\"", "Class\"", 1))
-    write_info(folder, "mnist", {"train": 20, "test": 20}, moduleName="hostile")
-    dataset = data.load("mnist", working_directory)
-    assert len(dataset.train_inputs) == 20
-    folder = write_text(working_directory)
-    (folder / FEATURES).write_text(text)
-    config = tasks.Config(task="tiny_shakespeare", data_dir=".", network="transformer")
-    assert tasks.load_task(config).out_features > 5
-    assert not (working_directory / "written").exists()
+    import tensorflow_datasets as tfds
+
+    monkeypatch.syspath_prepend(working_directory)
+    written = working_directory / "written"
+    (working_directory / "hostile.py").write_text("open('written', 'w').close()\nclass Image: pass")
+    hostile = json.dumps({"pythonClassName": "hostile.Image", "featuresDict": {"features": {}}})
+    for folder in (write_mnist(working_directory), write_text(working_directory)):
+        (folder / FEATURES).write_text(hostile)
+        info = json.loads((folder / INFO).read_text())
+        (folder / INFO).write_text(json.dumps(info | {"moduleName": "hostile"}))
+        with contextlib.suppress(Exception):
+            tfds.builder_from_directory(folder)
+        assert written.exists()  # so the folder is hostile
+        written.unlink()
+        sys.modules.pop("hostile")
+    assert len(data.load("mnist", working_directory).train_inputs) == 20
+    assert len(load_text("tiny_shakespeare", working_directory).splits["test"]) == 594
+    assert not written.exists()
     assert "hostile" not in sys.modules
 
 
@@ -219,7 +226,10 @@ def test_record_files_that_are_damaged(name, split, working_directory, capsys):
 @pytest.mark.parametrize(
     ("texts", "text"),
     [
-        ({"train": "".join(map(chr, range(32, 400)))}, "different characters, expected at most 256"),
+        (
+            {"train": "".join(map(chr, range(32, 400)))},
+            "different characters, expected at most 256",
+        ),
         ({"train": "to be"}, "5 characters in train, expected at least 65"),
         ({"validation": "x" * 64}, "64 characters in validation, expected at least 65"),
         ({"test": ""}, "0 characters in test, expected at least 65"),

@@ -31,8 +31,8 @@ def read_prepared(name: str, files: Sequence[Path]) -> Dataset:
     arrays: list[np.ndarray] = []
     try:
         for split in ("train", "test"):
-            files = find_records(folder, name, split, sum(facts.counts))
-            arrays += _read_split(files, facts.shape)
+            shards = find_records(folder, name, split, sum(facts.counts))
+            arrays += _read_split(shards, facts.shape)
     except DataError:
         raise
     except Exception as error:

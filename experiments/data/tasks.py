@@ -87,7 +87,7 @@ def _require_finite(task: Task) -> None:
 
 
 def _require_variance(task: Task) -> None:
-    """Raises DataError for labels whose variance float32 does not hold: errors are divided by it."""
+    """Raises DataError for labels whose variance, which divides errors, is 0 or inf."""
     for part, split in task.splits.items():
         with np.errstate(over="ignore", under="ignore"):
             variance = float(np.var(np.asarray(split.labels)))

@@ -52,7 +52,8 @@ def require_memory(
     model = _traced(config, lambda: nnx.eval_shape(build))
     if model is None:
         return
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    parts: Any = nnx.split(model, nnx.Param, ...)
+    graphdef, params, rest = parts
     # The parameters, the best ones, gradients, and the moments of the optimiser.
     copies = 3 + (2 if config.optimizer == "adam" else 1)
     needed["weights and optimiser"] = copies * _size(params)
