@@ -5,11 +5,13 @@ import inspect
 import json
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+import numpy as np
 
 from experiments.pools import POOLS as POOLS
 from experiments.pools import find_pool
-from experiments.typed_json import read_fields
+from experiments.typed_json import read_fields, require_type, shown
 from smartmixed_jax import ActivationPool, estimators
 
 ARCHITECTURES: dict[int, tuple[int, ...]] = {
@@ -37,7 +39,6 @@ ARCHITECTURES: dict[int, tuple[int, ...]] = {
 Preset = Literal["published", "described", "recommended"]
 PRESET_NAMES = get_args(Preset)
 Control = Literal["learned", "shuffled", "random", "majority"]
-CONTROLS = get_args(Control)
 ESTIMATORS = tuple(
     name
     for name, function in vars(estimators).items()
@@ -50,9 +51,7 @@ ESTIMATORS = tuple(
 ONE_DRAW = ("gumbel_straight_through", "gumbel_softmax", "gumbel_rao", "reinmax")
 WITHOUT_NOISE = ("straight_through", "soft_mixture")
 FixWhen = Literal["end", "decided", "stable", "plateau"]
-FIX_WHEN = get_args(FixWhen)
 Dtype = Literal["float32", "bfloat16"]
-DTYPES = get_args(Dtype)
 
 BEFORE_THEIR_OPTIONS = {
     "estimator": "gumbel_straight_through",
@@ -60,6 +59,34 @@ BEFORE_THEIR_OPTIONS = {
     "drop_worse": False,
 }
 """What a run did before the options were there."""
+
+LARGEST_INT = 2**31 - 1
+"""Epochs, steps and examples are counted in int32."""
+SMALLEST, LARGEST = (float(value) for value in (np.finfo("f4").tiny, np.finfo("f4").max))
+"""Of the numbers that float32 holds with all their digits: what is computed with is one of them."""
+
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
+    "selective_epochs": (1, LARGEST_INT),
+    "mixed_epochs": (1, LARGEST_INT),
+    "steps_per_epoch": (0, LARGEST_INT),
+    "batch_size": (1, LARGEST_INT),
+    "draws": (0, LARGEST_INT),
+    "fix_patience": (1, LARGEST_INT),
+    "retries": (0, 20),
+    "learning_rate": (SMALLEST, LARGEST),
+    "logit_learning_rate": (0, LARGEST),
+    "weight_decay": (0, LARGEST),
+    "clip": (0, LARGEST),
+    "clamp": (0, LARGEST),
+    # Logits, of some tens, are divided by a temperature and added to noise: float32 holds that.
+    "temperature": (1e-6, 1e6),
+    "final_temperature": (1e-6, 1e6),
+    "noise": (0, 1e6),
+    "final_noise": (0, 1e6),
+    "checkpoint_seconds": (0, LARGEST),
+}
+"""The lowest and the highest value of a number, both allowed; fractions are checked apart."""
 
 MAY_DIFFER = ("data_dir", "run_dir", "checkpoint_seconds")
 """Fields that say where and how often, not what is computed: a run resumed may change them."""
@@ -245,8 +272,10 @@ class Config:
     @property
     def draws_of_batch(self) -> int:
         """The smallest divisor of batch_size that is at least `draws`, or batch_size."""
-        least = min(self.draws or self.batch_size, self.batch_size)
-        return next(n for n in range(least, self.batch_size + 1) if self.batch_size % n == 0)
+        size = self.batch_size
+        least = min(self.draws or size, size)
+        halves = [n for n in range(1, math.isqrt(size) + 1) if size % n == 0]
+        return min(n for half in halves for n in (half, size // half) if n >= least)
 
     @property
     def variant(self) -> str:
@@ -263,23 +292,25 @@ class Config:
 def _validate(config: Config) -> None:
     def require(ok: bool, field: str, expected: str) -> None:
         if not ok:
-            raise ValueError(f"{field} = {getattr(config, field)!r}: expected {expected}")
+            raise ValueError(f"{field} = {shown(getattr(config, field))}: expected {expected}")
 
-    require(config.preset in PRESET_NAMES, "preset", f"one of {', '.join(PRESET_NAMES)}")
-    require(config.control in CONTROLS, "control", f"one of {', '.join(CONTROLS)}")
-    require(config.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}")
+    for field in dataclasses.fields(config):
+        require_type(field.name, getattr(config, field.name), field.type)
+        words = getattr(config, field.name)
+        ok = not any("\0" in word for word in _listed(words) if isinstance(word, str))
+        require(ok, field.name, "text without NUL")
+    for name in ("data_dir", "run_dir"):
+        local = "://" not in (getattr(config, name) or "")
+        require(local, name, "a folder of this machine, not an address")
+    for name, (low, high) in RANGES.items():
+        ends = f"at least {low:.9g}, at most {high:.10g}"
+        require(low <= getattr(config, name) <= high, name, ends)
     if ":" not in config.pool:  # a run folder is read where the user's modules may not be
         check_method(config)
     require(config.architecture in ARCHITECTURES, "architecture", "1 to 18")
-    require(all(width > 0 for width in config.hidden), "hidden", "positive widths")
-    for field in ("selective_epochs", "mixed_epochs", "batch_size", "fix_patience"):
-        require(getattr(config, field) >= 1, field, "at least 1")
-    for field in ("learning_rate", "temperature", "final_temperature"):
-        require(0 < getattr(config, field) < float("inf"), field, "a finite value > 0")
+    widths = all(1 <= width <= LARGEST_INT for width in config.hidden)
+    require(widths, "hidden", f"positive widths, at most {LARGEST_INT}")
     require(config.estimator in ESTIMATORS, "estimator", f"one of {', '.join(ESTIMATORS)}")
-    not_negative = ("steps_per_epoch", "seed", "logit_learning_rate", "weight_decay", "draws")
-    for field in (*not_negative, "clip", "clamp", "noise", "final_noise", "retries"):
-        require(getattr(config, field) >= 0, field, "at least 0")
     require(
         0 <= config.warmup < 1,
         "warmup",
@@ -290,15 +321,28 @@ def _validate(config: Config) -> None:
     require(fits, "draws", f"1 for {config.estimator}: sampled_straight_through takes more")
     fixed = config.estimator != "reinmax" or (config.noise, config.final_noise) == (1.0, 1.0)
     require(fixed, "noise", "1 for reinmax")
-    require(config.fix_when in FIX_WHEN, "fix_when", f"one of {', '.join(FIX_WHEN)}")
     require(0 < config.fix_share <= 1, "fix_share", "in (0, 1]")
     by_layer = not (config.layer_by_layer and config.fix_when == "plateau")
     require(by_layer, "layer_by_layer", "False for plateau: the loss is of the whole network")
-    for field in ("validation_fraction", "test_fraction", "start_probability"):
-        require(0 < getattr(config, field) < 1, field, "in (0, 1)")
+    for name in ("validation_fraction", "test_fraction", "start_probability"):
+        value = getattr(config, name)
+        require(0 < value < 1 and 0 < _as_float32(value) < 1, name, "in (0, 1), also as float32")
     low, high = config.range
-    ordered = math.isfinite(low) and math.isfinite(high) and low < high
-    require(ordered, "range", "two finite numbers, the lower first")
+    # Values beyond the range, half as far again, are float32 too, and their width.
+    ordered = -1e38 <= low < high <= 1e38 and _as_float32(low) < _as_float32(high)
+    require(ordered, "range", "two finite numbers, the lower first, also as float32, up to 1e38")
+    for field in dataclasses.fields(config):
+        for number in _listed(getattr(config, field.name)):
+            held = not isinstance(number, float) or not 0 < abs(number) < SMALLEST
+            require(held, field.name, f"0 or at least {SMALLEST:.9g}, the smallest of float32")
+
+
+def _as_float32(value: float) -> float:
+    return float(np.float32(value))
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def check_method(config: Config) -> None:

@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 
 from experiments import data
-from experiments.data import decoding, text
+from experiments.data import decoding, prepared, text
 from experiments.data import images as image_sets
 from experiments.data.__main__ import main
 from experiments.data.datasets import ARRAYS, DATASETS
@@ -651,7 +651,7 @@ def test_tensorflow_is_not_asked_without_network(places, monkeypatch):
 
 def test_prepared_folder_in_its_order(places, monkeypatch):
     arrays = small_arrays()
-    monkeypatch.setattr(decoding, "BATCH", 5)  # several reads per shard, the last one short
+    monkeypatch.setattr(prepared, "BATCH", 5)  # several reads per shard, the last one short
     folder = write_prepared(places[0], arrays, shards=(3, 1))
     dataset = load("mnist", places)
     assert_equal(dataset, arrays)
@@ -714,12 +714,10 @@ def test_other_number_of_records_than_promised(places, lengths):
     [
         ("mnist-train.array_record-00001-of-00002", None),
         ("mnist-test.array_record-00000-of-00001", None),
-        ("features.json", None),
         ("mnist-train.array_record-00001-of-00002", ""),
         ("dataset_info.json", '{"splits": '),
         ("dataset_info.json", "[]"),
         ("dataset_info.json", '{"fileFormat": "array_record", "splits": []}'),
-        ("features.json", "{}"),
     ],
 )
 def test_damaged_prepared_folder(places, file, text):

@@ -140,7 +140,7 @@ def test_a_run_trains_on_with_what_was_fixed(tmp_path, by_steps, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fix_when": "never"}, "fix_when = 'never': expected one of end, decided, stable, plat"),
+        ({"fix_when": "never"}, "fix_when = 'never': expected one of 'end', 'decided', 'sta"),
         ({"fix_when": "stable", "fix_share": 1.5}, r"fix_share = 1.5: expected in \(0, 1\]"),
         ({"fix_when": "stable", "fix_patience": 0}, "fix_patience = 0: expected at least 1"),
         ({"fix_when": "plateau", "layer_by_layer": True}, "layer_by_layer = True: expected False"),

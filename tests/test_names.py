@@ -52,7 +52,8 @@ def another_value(config: Config, field: str):
     if isinstance(value, bool):
         return not value
     if isinstance(value, tuple):
-        return tuple(2 * number for number in value) or (7,)
+        other = 7 if kind == tuple[int, ...] else "other"
+        return tuple(2 * number for number in value) or (other,)
     if isinstance(value, float):
         return value / 2 or 0.25
     return value + 1 if isinstance(value, int) else "other"

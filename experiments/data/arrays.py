@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.data.datasets import Dataset, as_images, pick_arrays
-from experiments.data.reading import read_arrays
+from experiments.data.reading import read_arrays, read_names
 from experiments.data.sources import DataError
 
 
@@ -30,7 +30,7 @@ def load_arrays(path: Path) -> Dataset:
             f"{list(test_inputs.shape[1:])}"
         )
     classes = np.unique(train_labels)
-    names = [str(name) for name in arrays.get("class_names", [])] or list(map(str, classes))
+    names = read_names(arrays, "class_names", path) or list(map(str, classes))
     if "class_names" in arrays and classes.dtype.kind in "iu":
         classes = np.arange(len(names))  # a class may be missing from the training images
     for part, labels in (("training", train_labels), ("test", test_labels)):
@@ -87,6 +87,7 @@ def _check(path: Path, part: str, images: np.ndarray, labels: np.ndarray) -> Non
             f"text [{len(images)}]"
         )
     if images.dtype.kind == "f":
-        finite = np.isfinite(images).all((1, 2, 3))
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(images.astype(np.float32)).all((1, 2, 3))
         if not finite.all():
             raise DataError(f"{path}: {part} image {np.argmin(finite)} holds nan or inf")

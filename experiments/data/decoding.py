@@ -3,39 +3,39 @@
 import gzip
 import hashlib
 import io
+import math
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from experiments.data.datasets import DATASETS, Dataset, checked
+from experiments.data.prepared import RecordFile, find_records, reading
 from experiments.data.sources import DataError, describe_error
-
-BATCH = 1_000  # records per read: one by one takes 24 s for MNIST, this 4 s
 
 
 def read_prepared(name: str, files: Sequence[Path]) -> Dataset:
     folder = files[0].parent
     try:
-        import array_record.python.array_record_module  # noqa: F401  TFDS imports it only on use
+        import array_record.python.array_record_module  # noqa: F401
         import PIL.Image  # noqa: F401
-        import tensorflow_datasets as tfds
+        import tensorflow_datasets.proto  # noqa: F401
     except ImportError as error:
         raise DataError(
             f"{name}: reading {folder} needs tensorflow-datasets, array_record and"
             f" pillow ({describe_error(error)}); install them, or make {name}.npz with"
             " python -m experiments.data where they are"
         ) from error
+    facts = DATASETS[name]
+    arrays: list[np.ndarray] = []
     try:
-        # From the directory, not by name: takes any version and can never reach for the network.
-        builder = tfds.builder_from_directory(folder)
-        shape = DATASETS[name].shape
-        arrays = [*_read_split(builder, "train", shape), *_read_split(builder, "test", shape)]
+        for split in ("train", "test"):
+            shards = find_records(folder, name, split, sum(facts.counts))
+            arrays += _read_split(shards, facts.shape)
     except DataError:
         raise
-    except Exception as error:  # TFDS raises what its parsers raise
+    except Exception as error:
         raise DataError(
             f"{name}: the TFDS folder {folder} cannot be read ({describe_error(error)});"
             " copy or prepare it again"
@@ -43,36 +43,18 @@ def read_prepared(name: str, files: Sequence[Path]) -> Dataset:
     return checked(name, arrays, f"TFDS {folder}")
 
 
-def _read_split(builder: Any, split: str, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _read_split(
+    files: Sequence[RecordFile], shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """All images and labels of a split, in TFDS's own (shuffled, fixed) order."""
-    import tensorflow_datasets as tfds
-    from array_record.python import array_record_module
-
-    info = builder.info.splits[split]
-    images = np.empty((info.num_examples, *shape), np.uint8)
-    labels = np.empty(info.num_examples, np.int64)
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    row, source = 0, builder.as_data_source(split, deserialize_method=raw)
-    for shard in info.file_instructions:  # shard by shard, so that an error can name the file
-        try:
-            # A file cut at a block boundary can read without an error: count first.
-            reader = array_record_module.ArrayRecordReader(str(shard.filename))
-            found = reader.num_records()
-            reader.close()
-            if found != shard.examples_in_shard:
-                raise ValueError(
-                    f"{found} records, dataset_info.json says {shard.examples_in_shard}"
-                )
-            stop = row + found
-            while row < stop:
-                for record in source.__getitems__(range(row, min(row + BATCH, stop))):
-                    images[row], labels[row] = _decode_example(record, shape)
-                    row += 1
-        except Exception as error:
-            raise DataError(
-                f"{shard.filename} is truncated or damaged ({describe_error(error)});"
-                " copy or prepare the folder again"
-            ) from error
+    count = sum(file.size for file in files)
+    images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int64)
+    row = 0
+    for file in files:
+        with reading(file) as records:
+            for record in records:
+                images[row], labels[row] = _decode_example(record, shape)
+                row += 1
     return images, labels
 
 
@@ -81,11 +63,12 @@ def _decode_example(record: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, 
     from tensorflow_datasets.proto import tf_example_generated_pb2
 
     features = tf_example_generated_pb2.Example.FromString(record).features.feature
-    image = np.asarray(Image.open(io.BytesIO(features["image"].bytes_list.value[0])))
-    image = image.reshape(*image.shape[:2], -1)  # Pillow drops the channel axis of grey images
-    if image.shape != shape:
-        raise ValueError(f"an image of shape {image.shape}, expected {shape}")
-    return image, features["label"].int64_list.value[0]
+    file = io.BytesIO(features["image"].bytes_list.value[0])
+    image = Image.open(file, formats=("PNG", "JPEG"))
+    found = (image.height, image.width, len(image.getbands()))
+    if found != shape:  # asked before the pixels are decoded
+        raise ValueError(f"an image of shape {found}, expected {shape}")
+    return np.asarray(image).reshape(shape), features["label"].int64_list.value[0]
 
 
 def find_raw(name: str, folder: Path) -> list[Path] | None:
@@ -100,8 +83,11 @@ def find_raw(name: str, folder: Path) -> list[Path] | None:
 
 def read_raw(name: str, paths: Sequence[Path]) -> Dataset:
     facts, folder = DATASETS[name], paths[0].parent
+    most = sum(facts.counts) * (math.prod(facts.shape) + 1) + 2**20  # and headers
     files: dict[str, bytes] = {}
     for path, plain in zip(paths, facts.plain, strict=False):  # one archive may hold them all
+        if (size := path.stat().st_size) > most:  # before it is read
+            raise DataError(f"{path} has {size} bytes, expected at most {most}; copy it again")
         blob = path.read_bytes()
         if path.name in facts.packed:
             _verify(path, blob, facts.packed[path.name][0])

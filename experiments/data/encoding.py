@@ -70,11 +70,17 @@ def encode_target(columns: Columns, encoding: Encoding) -> np.ndarray:
     """The labels: classes int32 [M], or standardised values float32 [M, 1]."""
     if encoding.target.categories is not None:
         return indices_of(columns, encoding.target)
-    return _standardized(columns, encoding.target)[:, None].astype(np.float32)
+    return _standardized(columns, encoding.target)[:, None]
 
 
 def _standardized(columns: Columns, column: Column) -> np.ndarray:
-    return (numbers_of(columns, column.name) - column.mean) / column.scale
+    """float32 [M]."""
+    with np.errstate(over="ignore"):
+        values = (numbers_of(columns, column.name) - column.mean) / column.scale
+        values = values.astype(np.float32)
+    for row in np.flatnonzero(~np.isfinite(values)).tolist():
+        raise columns.fail(row, column.name, "too far from the training rows for float32")
+    return values
 
 
 def numbers_of(columns: Columns, name: str) -> np.ndarray:

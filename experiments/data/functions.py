@@ -115,7 +115,7 @@ def evaluate(name: str, inputs: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
             values = np.asarray(target(*np.moveaxis(inputs.astype(np.float64), -1, 0)))
             values_32 = values.astype(np.float32) if values.dtype.kind in "fiub" else None
-    except Exception as error:  # whatever the user's function raises
+    except (Exception, SystemExit) as error:  # whatever the user's function raises
         raise ValueError(
             f"function:{name} fails on arrays [{len(inputs)}] ({one_line(error)}); it is called "
             "with arrays, so np.sin, not math.sin"

@@ -24,6 +24,7 @@ import numpy as np
 
 from experiments.data.datasets import DATASETS, Dataset, checked, pick_arrays
 from experiments.data.decoding import find_raw, read_prepared, read_raw
+from experiments.data.npz import read_npz_file
 from experiments.data.sources import (
     DataError,
     cache_folder,
@@ -137,9 +138,7 @@ def write_npz(dataset: Dataset, path: str | os.PathLike[str]) -> None:
 def read_npz(name: str, path: str | os.PathLike[str]) -> Dataset:
     """Reads what `write_npz` wrote, or Keras' file; DataError if it is damaged or another set."""
     try:
-        # Opened here, because np.load leaves a damaged file open.
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = dict(file)
+        arrays = read_npz_file(path)
     except Exception as error:  # a damaged zip raises any of a dozen unrelated types
         raise DataError(
             f"{name}: {path} is damaged ({describe_error(error)}); delete it or make it again"

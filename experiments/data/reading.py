@@ -2,13 +2,18 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data.sources import DataError, describe_error
+from experiments.data.npz import read_npz_file
+from experiments.data.sources import DataError, describe_error, local_path
+from experiments.typed_json import shown
+
+SMALLEST, LARGEST = 1e-100, 1e100
+"""Of the numbers in a table: means and variances are computed in float64."""
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null"})
 
@@ -34,14 +39,15 @@ class Columns(NamedTuple):
 
     def fail(self, row: int, name: str, problem: str) -> DataError:
         """The error of a cell, the row counted from 0."""
-        return DataError(f"{self.path}, row {self.rows[row]}, column {name!r}: {problem}")
+        place = f"{self.path}, row {self.rows[row]}, column {shown(name)}"
+        return DataError(f"{place}: {problem[:300]}")
 
 
 def find_file(text: str, data_dir: str | None) -> Path:
     """A file by its path, or below data_dir; DataError if there is none."""
-    places = [Path(text).expanduser()]
+    places = [local_path(text)]
     if data_dir is not None:
-        places.append(Path(data_dir).expanduser() / text)
+        places.append(local_path(data_dir) / text)
     for place in places:
         if place.is_file():
             return place
@@ -98,6 +104,8 @@ def _read_csv(path: Path) -> Columns:
     for line, row in rows:
         if len(row) != len(names):
             raise DataError(f"{path}, row {line}: {len(row)} cells, expected {len(names)}")
+        if any("\0" in cell for cell in row):
+            raise DataError(f"{path}, row {line}: a NUL, expected text")
     cells = {
         name: np.array([row[place].strip() for _, row in rows]) for place, name in enumerate(names)
     }
@@ -121,13 +129,17 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Every array of an NPZ file; DataError if it cannot be read."""
     try:
-        # Opened here, because np.load leaves a damaged file open.
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            if isinstance(file, np.ndarray):
-                raise ValueError("a single array")
-            return dict(file)
+        return read_npz_file(path)
     except Exception as error:  # a damaged zip raises any of a dozen unrelated types
         raise DataError(f"{path} cannot be read ({describe_error(error)})") from error
+
+
+def read_names(arrays: Mapping[str, np.ndarray], key: str, path: Path) -> list[str]:
+    """An array of names, which may be missing; DataError if it has another shape."""
+    names = arrays.get(key, np.array([]))
+    if names.ndim != 1:
+        raise DataError(f"{path}: {key} has the shape {list(names.shape)}, expected a list")
+    return [str(name) for name in names]
 
 
 def _read_npz(path: Path, extra: Sequence[str]) -> Columns:
@@ -140,7 +152,7 @@ def _read_npz(path: Path, extra: Sequence[str]) -> Columns:
     x = arrays["x"]
     if x.ndim != 2 or not x.size or x.dtype.kind not in "fiub":
         raise DataError(f"{path}: x is {x.dtype} {list(x.shape)}, expected numbers [M, d]")
-    names = [str(name) for name in arrays.get("columns", [])]
+    names = read_names(arrays, "columns", path)
     names = names or [f"x{number + 1}" for number in range(x.shape[1])]
     if len(names) != x.shape[1]:
         raise DataError(f"{path}: {len(names)} columns are named, x has {x.shape[1]}")
@@ -180,7 +192,8 @@ def numbers(columns: Columns, name: str) -> np.ndarray | None:
     """
     cells = columns.cells[name]
     if cells.dtype.kind in "fiu":
-        values = cells.astype(np.float64)
+        with np.errstate(over="ignore"):
+            values = cells.astype(np.float64)
     else:
         found = texts(columns, name)
         parsed = [_number(cell) for cell in found]
@@ -193,6 +206,10 @@ def numbers(columns: Columns, name: str) -> np.ndarray | None:
         values = np.array(parsed, np.float64)
     for row in np.flatnonzero(~np.isfinite(values)).tolist():
         raise columns.fail(row, name, f"{values[row]} is no finite number")
+    sizes = np.abs(values)
+    for row in np.flatnonzero((sizes > LARGEST) | ((sizes > 0) & (sizes < SMALLEST))).tolist():
+        ends = f"from {SMALLEST:g} to {LARGEST:g}"
+        raise columns.fail(row, name, f"{values[row]}, expected 0 or a size {ends}")
     return values
 
 

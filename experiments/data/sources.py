@@ -1,6 +1,5 @@
 """Where files of data are looked for, and how they are fetched and verified."""
 
-import json
 import logging
 import os
 import re
@@ -8,6 +7,8 @@ import tempfile
 import threading
 import urllib.parse
 from pathlib import Path
+
+from experiments.typed_json import parse_json
 
 LOG = logging.getLogger(__name__)
 PROBE_SECONDS = 3.5  # with the imports, an offline run ends within 5 s
@@ -22,17 +23,27 @@ def describe_error(error: object) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
 
 
+def local_path(text: str | os.PathLike[str]) -> Path:
+    """A path of this machine, ~ expanded; DataError if it is an address, or ~ has no folder."""
+    if "://" in str(text):
+        raise DataError(f"{text}: expected a path of this machine, not an address")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{text}: {error}; set HOME, or give a whole path") from None
+
+
 def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
     """Where data are looked for: the argument, or TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    folder = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    return folder.expanduser().absolute()
+    given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return local_path(given).absolute()
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
     """Where downloads and decoded arrays are kept; `load` says where that is."""
-    home_cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "smartmixed-jax"
-    cache = Path(cache_dir or os.environ.get("SMARTMIXED_CACHE") or home_cache)
-    return cache.expanduser().absolute()
+    if given := cache_dir or os.environ.get("SMARTMIXED_CACHE"):
+        return local_path(given).absolute()
+    return local_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").absolute() / "smartmixed-jax"
 
 
 def find_prepared(root: Path) -> list[Path] | None:
@@ -44,7 +55,7 @@ def find_prepared(root: Path) -> list[Path] | None:
     }
     for _, path in sorted(infos.items(), reverse=True):
         try:
-            file_format = json.loads(path.read_text()).get("fileFormat", "tfrecord")
+            file_format = parse_json(path.read_text()).get("fileFormat", "tfrecord")
         except (ValueError, AttributeError) as error:
             raise DataError(
                 f"{path} is damaged ({describe_error(error)}); copy it again"

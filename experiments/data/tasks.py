@@ -4,7 +4,7 @@ A new kind of data needs a function from a config to a `Task`, and an entry in `
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from experiments.data import arrays, functions, images, tables
 from experiments.data.datasets import DATASETS, Dataset
 from experiments.data.encoding import Column, Encoding
 from experiments.data.reading import find_file
+from experiments.data.sources import DataError
 from experiments.data.splits import stratified_split
 from experiments.data.task import Split, Task
 from experiments.data.text import load_text
@@ -60,11 +61,45 @@ def load_task(config: Config) -> Task:
     kind = find_kind(config.task)
     _refuse_unread(config, kind)
     task = kind.load(config)
+    _require_finite(task)
+    if task.objective.normalized:
+        _require_variance(task)
     if config.double_softmax:
         task = replace(task, objective=with_double_softmax(task.objective))
     if config.augment and not task.has_images:
         raise ValueError("augment = True: expected False for a task without images")
     return task
+
+
+def _require_finite(task: Task) -> None:
+    """Raises DataError for nan or inf in any split, wherever the data are from."""
+    for part, split in task.splits.items():
+        for what, array in split._asdict().items():
+            values = np.asarray(array)
+            if values.dtype.kind in "iub" or np.isfinite(values).all():
+                continue
+            row, *place = np.argwhere(~np.isfinite(values))[0].tolist()
+            where = ", ".join([f"row {row}", *([f"column {_place(place)}"] if place else [])])
+            raise DataError(
+                f"{task.name}: {what} of {part}, {where}: {values[row, *place]} is no finite "
+                "number of float32"
+            )
+
+
+def _require_variance(task: Task) -> None:
+    """Raises DataError for labels whose variance, which divides errors, is 0 or inf."""
+    for part, split in task.splits.items():
+        with np.errstate(over="ignore", under="ignore"):
+            variance = float(np.var(np.asarray(split.labels)))
+        if not 0 < variance < float("inf"):
+            raise DataError(
+                f"{task.name}: the variance of the labels of {part} is {variance:g}, expected "
+                "values that differ, of a size that float32 can square"
+            )
+
+
+def _place(indices: Sequence[int]) -> str:
+    return str(indices[0] if len(indices) == 1 else list(indices))
 
 
 def _refuse_unread(config: Config, kind: Kind) -> None:
@@ -205,6 +240,11 @@ def _load_text(config: Config) -> Task:
     splits = {}
     for name, stride in strides.items():
         characters = corpus.splits[name]
+        if len(characters) <= CONTEXT:
+            raise DataError(
+                f"{corpus.source}: {len(characters)} characters in {name}, expected at least "
+                f"{CONTEXT + 1}"
+            )
         windows = np.lib.stride_tricks.sliding_window_view(characters, CONTEXT + 1)[::stride]
         splits[name] = Split(jnp.asarray(windows[:, :-1]), jnp.asarray(windows[:, 1:]))
     return Task(

@@ -10,10 +10,10 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from experiments.data.prepared import find_records, reading
 from experiments.data.sources import (
     DataError,
     cache_folder,
@@ -30,6 +30,9 @@ URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshake
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SHARES = {"train": 0.9, "validation": 0.05, "test": 0.05}
 """Of the text, in its order: TFDS's splits."""
+
+MOST_CHARACTERS = 256
+"""Different ones: a character is a uint8."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +78,10 @@ def load_text(
 
 def _corpus(texts: Mapping[str, str], source: str) -> Corpus:
     vocabulary = "".join(sorted(set("".join(texts.values()))))
+    if len(vocabulary) > MOST_CHARACTERS:
+        raise DataError(
+            f"{source}: {len(vocabulary)} different characters, expected at most {MOST_CHARACTERS}"
+        )
     index = {character: number for number, character in enumerate(vocabulary)}
     splits = {
         split: np.fromiter((index[character] for character in text), np.uint8, len(text))
@@ -85,16 +92,15 @@ def _corpus(texts: Mapping[str, str], source: str) -> Corpus:
 
 def _read_prepared(folder: Path) -> Corpus:
     try:
-        import tensorflow_datasets as tfds
-
-        builder = tfds.builder_from_directory(folder)
-        texts = {split: _read_split(builder, split) for split in SHARES}
+        texts = {split: _read_split(folder, split) for split in SHARES}
+    except DataError:
+        raise
     except ImportError as error:
         raise DataError(
             f"tiny_shakespeare: reading {folder} needs tensorflow-datasets and array_record "
             f"({describe_error(error)}); install them, or put {FILE} beside it"
         ) from error
-    except Exception as error:  # TFDS raises what its parsers raise
+    except Exception as error:
         raise DataError(
             f"tiny_shakespeare: the TFDS folder {folder} cannot be read "
             f"({describe_error(error)}); copy it again"
@@ -102,16 +108,15 @@ def _read_prepared(folder: Path) -> Corpus:
     return _corpus(texts, f"TFDS {folder}")
 
 
-def _read_split(builder: Any, split: str) -> str:
-    import array_record.python.array_record_module  # noqa: F401  TFDS imports it only on use
-    import tensorflow_datasets as tfds
+def _read_split(folder: Path, split: str) -> str:
+    import array_record.python.array_record_module  # noqa: F401
     from tensorflow_datasets.proto import tf_example_generated_pb2
 
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    records = builder.as_data_source(split, deserialize_method=raw)
-    (record,) = records.__getitems__([0])
-    features = tf_example_generated_pb2.Example.FromString(record).features.feature
-    return features["text"].bytes_list.value[0].decode()
+    (file,) = find_records(folder, "tiny_shakespeare", split, most=1)
+    with reading(file) as records:
+        (record,) = records
+        features = tf_example_generated_pb2.Example.FromString(record).features.feature
+        return features["text"].bytes_list.value[0].decode()
 
 
 def _read_raw(path: Path) -> Corpus:

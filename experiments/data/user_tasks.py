@@ -11,9 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.config import LARGEST, SMALLEST
 from experiments.data.task import Split, Task
 from experiments.importing import load_object, one_line
-from experiments.objective import OBJECTIVES, Objective
+from experiments.objective import (
+    OBJECTIVES,
+    Objective,
+    cross_entropy,
+    double_softmax_cross_entropy,
+)
+from experiments.typed_json import is_number, shown
 
 
 def find_maker(name: str) -> Callable[..., Any]:
@@ -21,7 +28,10 @@ def find_maker(name: str) -> Callable[..., Any]:
     maker = load_object("task", name)
     if not callable(maker):
         raise ValueError(f"task = {name!r} is a {type(maker).__name__}, expected a function")
-    parameters = inspect.signature(maker).parameters.values()
+    try:
+        parameters = inspect.signature(maker).parameters.values()
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"task = {name!r}: its arguments cannot be read ({error})") from None
     needed = [p.name for p in parameters if p.default is p.empty and p.kind < p.VAR_POSITIONAL]
     if needed not in ([], ["seed"]):
         raise ValueError(f"task = {name!r} takes {', '.join(needed)}, expected nothing, or seed")
@@ -42,7 +52,7 @@ def make_task(name: str, seed: int) -> Task:
     seeded = "seed" in inspect.signature(maker).parameters
     try:
         task = maker(seed=seed) if seeded else maker()
-    except Exception as error:  # whatever the user's function raises
+    except (Exception, SystemExit) as error:  # whatever the user's function raises
         raise ValueError(f"task = {name!r} fails ({one_line(error)})") from error
     try:
         return _checked(task, name, seeded)
@@ -56,15 +66,30 @@ def _checked(task: Any, name: str, seeded: bool) -> Task:
     if not isinstance(task.splits, Mapping) or not {"train", "validation", "test"} <= {
         *task.splits
     }:
-        raise ValueError(f"splits are {list(task.splits)}, expected train, validation and test")
+        found = list(task.splits) if isinstance(task.splits, Mapping) else task.splits
+        raise ValueError(f"splits are {shown(found)}, expected train, validation and test")
     splits = {part: _checked_split(part, split) for part, split in task.splits.items()}
     for what in ("inputs", "labels"):
         shapes = {getattr(split, what).shape[1:] for split in splits.values()}
         kinds = {getattr(split, what).dtype for split in splits.values()}
         if len(shapes) > 1 or len(kinds) > 1:
             raise ValueError(f"{what} of the splits differ: {shapes} {kinds}")
-    if not isinstance(task.out_features, int) or task.out_features < 1:
+    if type(task.out_features) is not int or task.out_features < 1:
         raise ValueError(f"out_features = {task.out_features!r}, expected an integer >= 1")
+    for field in ("scale", "label_scale"):
+        value = getattr(task, field)
+        if value is not None and not (is_number(value) and SMALLEST <= value <= LARGEST):
+            raise ValueError(f"{field} = {value!r}, expected None or a float32 above 0")
+    if task.takes_tokens and any(split.inputs.dtype.kind == "f" for split in splits.values()):
+        raise ValueError("scale = None: expected tokens, integers, as inputs, found floats")
+    if not isinstance(task.source, str):
+        raise ValueError(f"source = {shown(task.source)}, expected text")
+    if task.tabulate_fit is not None and not callable(task.tabulate_fit):
+        raise ValueError(f"tabulate_fit = {shown(task.tabulate_fit)}, expected a function")
+    if not isinstance(task.extras, Mapping):
+        raise ValueError(f"extras = {shown(task.extras)}, expected a dict")
+    if not all(isinstance(name, str) for name in task.class_names):
+        raise ValueError(f"class_names = {shown(task.class_names)}, expected texts")
     if not isinstance(task.objective, Objective):
         raise ValueError(f"objective is {type(task.objective).__name__}, expected an Objective")
     task = dataclasses.replace(
@@ -80,7 +105,7 @@ def _checked(task: Any, name: str, seeded: bool) -> Task:
     if task.class_names and len(task.class_names) != task.out_features:
         raise ValueError(f"{len(task.class_names)} class_names for {task.out_features} classes")
     labels = np.concatenate([np.asarray(split.labels).reshape(-1) for split in splits.values()])
-    if task.objective.confusion and (
+    if task.objective.loss in (cross_entropy, double_softmax_cross_entropy) and (
         labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= task.out_features
     ):
         raise ValueError(
@@ -120,16 +145,20 @@ def _checked_split(part: str, split: Any) -> Split:
             raise ValueError(
                 f"{what} of {part} are {array.dtype} {list(array.shape)}, expected numbers [M, ...]"
             )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"{what} of {part} hold nan or inf")
     if inputs.ndim < 2 or len(inputs) != len(labels):
         raise ValueError(
             f"{part} has inputs {list(inputs.shape)} and labels {list(labels.shape)}, expected "
             "[M, ...] each, the same M"
         )
-    if inputs.dtype != np.uint8:
-        inputs = inputs.astype(np.int32 if inputs.dtype.kind in "iu" else np.float32)
-    labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
+    for what, array in (("inputs", inputs), ("labels", labels)):
+        if array.dtype.kind in "iu" and not -(2**31) <= array.min() <= array.max() < 2**31:
+            raise ValueError(
+                f"{what} of {part} lie in [{array.min()}, {array.max()}], expected int32"
+            )
+    with np.errstate(over="ignore"):  # what is infinite in float32 is refused with the rest
+        if inputs.dtype != np.uint8:
+            inputs = inputs.astype(np.int32 if inputs.dtype.kind in "iu" else np.float32)
+        labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
     if labels.dtype == np.float32 and labels.ndim == 1:
         labels = labels[:, None]  # values [M]: outputs are [M, 1]
     return Split(jnp.asarray(inputs), jnp.asarray(labels))

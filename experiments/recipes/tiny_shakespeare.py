@@ -27,9 +27,7 @@ def study(pool: str, data_dir: str | None) -> recipes.Study:
     base = dataclasses.replace(
         default_config(task="tiny_shakespeare"), pool=pool, start=start, data_dir=data_dir
     )
-    return recipes.study(
-        base, range(5), controls=("shuffled", "random"), uniform=UNIFORM[pool]
-    )
+    return recipes.study(base, range(5), controls=("shuffled", "random"), uniform=UNIFORM[pool])
 
 
 if __name__ == "__main__":

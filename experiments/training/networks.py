@@ -20,6 +20,7 @@ from experiments.config import Config, check_method
 from experiments.data.task import Task
 from experiments.run_folder import TaskRecord
 from experiments.training.keys import INIT, SWITCH, make_key
+from experiments.training.memory import require_memory
 from experiments.training.models import NETWORKS
 from experiments.training.user_network import build_user_network, call, require_trainable
 from smartmixed_jax import (
@@ -92,19 +93,22 @@ def build_model(config: Config, task: Task | TaskRecord, phase_index: int = 0) -
 
 
 def require_fit(config: Config, task: Task) -> None:
-    """Raises ValueError for a network that cannot take the inputs of the task.
+    """Raises ValueError for a network that cannot take the inputs of the task, or needs too much
+    memory.
 
     And for a pool or network of the user's that cannot be had, or does not fit the method.
     """
     check_method(config)
+    build = functools.partial(build_model, config, task)
+    run = functools.partial(apply, config, task.scale)
     if config.has_user_network:
         if config.dtype != "float32":
             raise ValueError(
                 f"dtype = {config.dtype!r}: expected float32 for a network of the user's"
             )
         pool = None if _is_uniform(config) else _layer_options(config)["pool"]
-        run = functools.partial(apply, config, task.scale)
-        require_trainable(build_model(config, task), config, pool, run, task)
+        require_memory(config, task, build, run)
+        require_trainable(build(), config, pool, run, task)
         return
     kind = "text" if task.takes_tokens else "images" if task.has_images else ""
     fitting = [] if task.takes_tokens else ["mlp"]
@@ -112,6 +116,7 @@ def require_fit(config: Config, task: Task) -> None:
     if config.network not in fitting:
         expected = " or ".join([*fitting, "MODULE:NAME"])
         raise ValueError(f"network = {config.network!r}: expected {expected} for {task.name}")
+    require_memory(config, task, build, run)
 
 
 def apply(
