@@ -61,7 +61,7 @@ BEFORE_THEIR_OPTIONS = {
 }
 """What a run did before the options were there."""
 
-MAY_DIFFER = ("data_dir", "run_dir", "checkpoint_seconds")
+MAY_DIFFER = ("data_dir", "run_dir", "checkpoint_seconds", "devices", "model_axis")
 """Fields that say where and how often, not what is computed: a run resumed may change them."""
 
 
@@ -206,6 +206,11 @@ class Config:
     retries: int = 0
     """How often a run whose numbers are not finite goes back to its last checkpoint and on, each
     time at half the learning rates."""
+    devices: int = 0
+    """How many train the run together, each a part of every batch; 0: one, and with --distributed
+    all there are."""
+    model_axis: int = 1
+    """So many of the devices share the neurons of wide layers, and a part of the batch."""
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -272,13 +277,13 @@ def _validate(config: Config) -> None:
         check_method(config)
     require(config.architecture in ARCHITECTURES, "architecture", "1 to 18")
     require(all(width > 0 for width in config.hidden), "hidden", "positive widths")
-    for field in ("selective_epochs", "mixed_epochs", "batch_size", "fix_patience"):
+    for field in ("selective_epochs", "mixed_epochs", "batch_size", "fix_patience", "model_axis"):
         require(getattr(config, field) >= 1, field, "at least 1")
     for field in ("learning_rate", "temperature", "final_temperature"):
         require(0 < getattr(config, field) < float("inf"), field, "a finite value > 0")
     require(config.estimator in ESTIMATORS, "estimator", f"one of {', '.join(ESTIMATORS)}")
     not_negative = ("steps_per_epoch", "seed", "logit_learning_rate", "weight_decay", "draws")
-    for field in (*not_negative, "clip", "clamp", "noise", "final_noise", "retries"):
+    for field in (*not_negative, "clip", "clamp", "noise", "final_noise", "retries", "devices"):
         require(getattr(config, field) >= 0, field, "at least 0")
     require(
         0 <= config.warmup < 1,
