@@ -72,17 +72,22 @@ def joined(arguments: Sequence[str]) -> Iterator[None]:
     parser = Parser(add_help=False)
     add_options(parser)
     options, _ = parser.parse_known_args(arguments)
-    facts = (options.coordinator, options.processes, options.process_id)
+    facts = {
+        "coordinator_address": options.coordinator,
+        "num_processes": options.processes,
+        "process_id": options.process_id,
+    }
+    given = sum(fact is not None for fact in facts.values())
+    if given and not options.distributed:
+        raise ValueError("--coordinator, --processes and --process-id need --distributed")
+    if given not in (0, len(facts)):
+        raise ValueError("--coordinator, --processes and --process-id: expected all or none")
     if not options.distributed:
-        if facts != (None, None, None):
-            raise ValueError("--coordinator, --processes and --process-id need --distributed")
         yield
         return
-    if None in facts and facts != (None, None, None):
-        raise ValueError("--coordinator, --processes and --process-id: expected all or none")
     try:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(*facts, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        jax.distributed.initialize(**facts, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
         multihost_utils.sync_global_devices("joined")  # now, while all of them are here
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"--distributed: {_first_line(error)}") from error

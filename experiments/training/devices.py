@@ -104,8 +104,8 @@ def place_draws(mesh: Mesh | None, draws: Draws) -> Draws:
     """The draws of an epoch on the mesh: each device learns the examples of its part."""
     if mesh is None:
         return draws
-    split = _put(draws.indices, lambda path, leaf: _batches(mesh))
-    return replicate(mesh, draws._replace(indices=np.int32(0)))._replace(indices=split)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return _put(draws, lambda _, leaf: _batches(mesh) if leaf is draws.indices else everywhere)
 
 
 # Inside a compiled program
