@@ -9,6 +9,7 @@ decided together: `largest`.
 import contextlib
 import io
 import os
+import re
 import shutil
 import sys
 import tarfile
@@ -107,7 +108,9 @@ def _fail(error: BaseException) -> int:
     """Prints why this process ends, and returns its exit status."""
 
     def work() -> int:
-        if isinstance(error, jax.errors.JaxRuntimeError):  # a collective that the others left
+        # A collective that another process left; XLA raises either.
+        lost = isinstance(error, ValueError) and re.search("Gloo|NCCL", str(error))
+        if lost or isinstance(error, jax.errors.JaxRuntimeError):
             who = f"process {jax.process_index()} of {jax.process_count()}"
             raise RunError(
                 f"{who} cannot go on, the same command resumes: {_first_line(error)}"

@@ -187,3 +187,17 @@ def test_the_fixed_layer_holds_no_collective_of_its_own():
     # What the pattern would find: a sum over the neurons needs one.
     text = jax.jit(lambda x: layer(x).sum(-1)).lower(x).compile().as_text()
     assert COLLECTIVE.findall(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"devices": 9}, "devices = 9: expected at most 8"),
+        ({"devices": 8, "model_axis": 3}, "model_axis = 3: expected a divisor of 8 devices"),
+        ({"devices": 3}, "batch_size = 128: expected a multiple of 3"),
+    ],
+)
+def test_devices_that_cannot_share_the_work_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""One run on one device, on eight, in two and four processes, and killed and resumed elsewhere.
+"""One run on one device, on eight, in two and four processes, and stopped and resumed elsewhere.
 
     python -m experiments.benchmarks.many_devices --task mnist --hidden 128 64
 
@@ -56,11 +56,12 @@ UNINTERRUPTED = (
     Place(processes=2),
     Place(processes=4),
 )
-KILLED = (
-    # Where it begins, the process that is killed, and where it goes on.
-    (Place(devices=8), 0, (Place(devices=2), ONE)),
-    (Place(processes=4), 2, (Place(processes=2), Place(devices=8))),
-    (Place(processes=2), 0, (Place(processes=4),)),
+KILL, TERMINATE = signal.SIGKILL, signal.SIGTERM
+STOPPED = (
+    # Where it is stopped, each time in which process and by what, and where it goes on to its end.
+    (((Place(devices=8), 0, KILL), (Place(devices=2), 0, KILL)), ONE),
+    (((Place(processes=4), 2, KILL), (Place(processes=2), 0, KILL)), Place(devices=8)),
+    (((Place(processes=2), 1, TERMINATE),), Place(processes=4)),
 )
 
 
@@ -133,21 +134,25 @@ def train(arguments: Sequence[str], folder: Path, place: Place) -> float:
     return time.monotonic() - begun
 
 
-def train_and_kill(
-    arguments: Sequence[str], folder: Path, place: Place, victim: int
+def train_and_stop(
+    arguments: Sequence[str], folder: Path, place: Place, victim: int, by: signal.Signals
 ) -> tuple[list[int], float]:
-    """Kills one process after the next checkpoint; the statuses of all, and seconds to their end.
+    """Sends one process a signal after the next checkpoint.
 
-    RuntimeError if the run ends before.
+    Returns:
+        The exit statuses of all, and the seconds to their end.
+
+    Raises:
+        RuntimeError: the run ended before.
     """
     before = _saved(folder)
     processes = launch(arguments, folder, place)
     while _saved(folder) <= before:
         if processes[victim].poll() is not None:
             statuses = finish(processes)
-            raise RuntimeError(f"{place}: ended with {statuses} before it could be killed")
+            raise RuntimeError(f"{place}: ended with {statuses} before it was stopped")
         time.sleep(0.05)
-    processes[victim].send_signal(signal.SIGKILL)
+    processes[victim].send_signal(by)
     begun = time.monotonic()
     return finish(processes), time.monotonic() - begun
 
@@ -196,18 +201,15 @@ def main(arguments: Sequence[str]) -> None:
             where = folder()
             seconds = train(run, where, place)
             print(f"{place}, {seconds:.0f} s: {_shown(differences(one, where))}", flush=True)
-        for place, victim, others in KILLED:
+        for stops, final in STOPPED:
             where = folder()
-            statuses, seconds = train_and_kill(run, where, place, victim)
-            print(
-                f"{place}, process {victim} killed after epoch {_saved(where)}: statuses "
-                f"{statuses}, all had ended after {seconds:.1f} s",
-                flush=True,
-            )
-            *passing, final = others
-            for other in passing:
-                statuses, _ = train_and_kill(run, where, other, 0)
-                print(f"  resumed with {other}, killed after epoch {_saved(where)}", flush=True)
+            for place, victim, by in stops:
+                statuses, seconds = train_and_stop(run, where, place, victim, by)
+                print(
+                    f"{place}, {by.name} to process {victim} after epoch {_saved(where)}: all had "
+                    f"ended after {seconds:.1f} s, with {statuses}",
+                    flush=True,
+                )
             seconds = train(run, where, final)
             shown = _shown(differences(one, where))
             print(f"  resumed with {final}, {seconds:.0f} s: {shown}", flush=True)
