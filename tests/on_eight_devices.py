@@ -10,6 +10,7 @@ import pytest
 from jax import monitoring
 from jax.sharding import NamedSharding, PartitionSpec
 
+from experiments.benchmarks import scaling
 from experiments.config import Config
 from experiments.data.tasks import load_task
 from experiments.presets import default_config
@@ -166,6 +167,12 @@ def test_a_step_of_data_parallel_training_sums_its_gradients_once():
     assert COLLECTIVE.findall(text) == ["all-reduce", "all-reduce"]
     assert "f32[16,128]" in text  # an eighth of a batch
     assert "f32[128,128]" not in text
+    (line,) = re.findall(r"= \((.*f32.*)\) all-reduce\(", text)
+    sizes = [
+        np.prod(list(map(int, re.findall(r"\d+", s)))) for s in re.findall(r"f32\[(.*?)\]", line)
+    ]
+    # Beside the gradients the sums of losses and of scores: what is counted on paper.
+    assert sum(sizes) == scaling.summed((64, 128, 64, 10), selective=True) + 2
 
 
 def test_the_fixed_layer_holds_no_collective_of_its_own():

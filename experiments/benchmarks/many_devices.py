@@ -8,7 +8,6 @@ fast anything is. Prints a table: how far losses and scores of any epoch are fro
 device, and how the run ended that lost a process.
 """
 
-import argparse
 import itertools
 import os
 import signal
@@ -21,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.command_line import Parser
 from experiments.run_folder import CHECKPOINTS, is_complete, read_finished, read_metrics
 
 LIMIT = 1800
@@ -181,7 +181,7 @@ def differences(one: Path, other: Path) -> Differences:
 
 def main(arguments: Sequence[str]) -> None:
     """Trains everywhere and prints the table."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.many_devices")
+    parser = Parser(prog="python -m experiments.benchmarks.many_devices")
     parser.add_argument("--folder", type=Path, help="for the runs; default: one that is removed")
     own, rest = parser.parse_known_args(arguments)
     run = [*rest, "--checkpoint-seconds", "0"]
