@@ -80,15 +80,27 @@ def compiled_steps(config: Config) -> str:
     return lowered.compile().as_text()
 
 
-def test_eight_devices_train_to_the_metrics_of_one_with_a_program_per_phase(one, tmp_path):
-    compiled = []
+@pytest.fixture(scope="module")
+def compiled():
+    """The names of what is compiled from now on."""
+    names = []
 
     def listen(event, duration, **words):
         if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(words.get("fun_name"))
+            names.append(words.get("fun_name"))
 
     monitoring.register_event_duration_secs_listener(listen)
-    assert_close(one, train(tmp_path / "run", devices=8))
+    return names
+
+
+@pytest.fixture(scope="module")
+def eight(one, compiled, tmp_path_factory):
+    compiled.clear()
+    return train(tmp_path_factory.mktemp("eight") / "run", devices=8)
+
+
+def test_eight_devices_train_to_the_metrics_of_one_with_a_program_per_phase(one, eight, compiled):
+    assert_close(one, eight)
     assert [compiled.count(f"jit({name})") for name in ("run_steps", "end_epoch")] == [2, 2]
 
 
@@ -96,20 +108,31 @@ class Stopped(Exception):
     pass
 
 
-def test_a_run_stopped_on_eight_devices_goes_on_with_two(one, tmp_path, monkeypatch):
+@pytest.mark.parametrize("then", [2, 8])
+def test_a_run_stopped_on_eight_devices_goes_on_with_two_or_eight(
+    one, eight, tmp_path, monkeypatch, then
+):
     folder, append = tmp_path / "run", Rows.append
-
-    def stop(rows, row):
-        append(rows, row)
-        if row["epoch"] == 2:
-            raise Stopped
-
-    monkeypatch.setattr(Rows, "append", stop)
+    monkeypatch.setattr(Rows, "append", stop_after(2, append))
     with pytest.raises(Stopped):
-        train(folder, devices=8, model_axis=4)
+        train(folder, devices=8, model_axis=1 if then == 8 else 4)
     monkeypatch.undo()
     assert len(read_metrics(folder)) == 2
-    assert_close(one, train(folder, devices=2))
+    assert_close(one, train(folder, devices=then))
+    if then == 8:
+        rows, expected = (
+            [{**row, "seconds": 0} for row in read_metrics(f)] for f in (folder, eight)
+        )
+        assert rows == expected
+
+
+def stop_after(epoch, append):
+    def stop(rows, row):
+        append(rows, row)
+        if row["epoch"] == epoch:
+            raise Stopped
+
+    return stop
 
 
 @pytest.mark.parametrize("draws", [1, 16, "example"])

@@ -34,6 +34,11 @@ WIDE = 64
 T = TypeVar("T")
 
 
+def are_several(config: Config) -> bool:
+    """Whether a run trains on a mesh, if it trains."""
+    return config.devices > 1 or processes.several()
+
+
 def make_mesh(config: Config) -> Mesh | None:
     """The mesh that a run trains on; None for one device.
 

@@ -64,7 +64,7 @@ def train_all(
         DataError: the data cannot be had; the same.
         RunError: a folder is in use or belongs to another config, or the disk is full.
     """
-    if any(devices.make_mesh(config) is not None for config in configs):
+    if any(map(devices.are_several, configs)):
         at_once = 1
     at_once = at_once or (1 if jax.default_backend() == "cpu" else AT_ONCE)
     load = Loader()
