@@ -22,6 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments import processes
 from experiments.run_folder import CHECKPOINTS, CHECKPOINTS_WITHIN, RunError, write_text
 
 FORMAT = 2
@@ -75,19 +76,23 @@ class Checkpoints:
     """The last states of a run, each with its position.
 
     checkpoints/E holds the state after E epochs, the last two; checkpoints-within-epoch/E+S the
-    last one S steps later, until the epoch has ended.
+    last one S steps later, until the epoch has ended. Of several processes the first saves.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
         # Directories at once: otherwise threads that save wait for each other's by one counter.
         at_once = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+        # Of several processes each reads in its own folder: none waits for another.
+        index = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(index, {index}, f"process{index}")
         self._checkpointer = ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(
-                composite_options=ocp.CompositeOptions(async_options=at_once),
-                state=ocp.StandardCheckpointHandler(),
-                position=ocp.JsonCheckpointHandler(),
-            )
+                composite_options=ocp.CompositeOptions(alone, async_options=at_once),
+                state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+                position=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+            ),
+            multiprocessing_options=alone,
         )
 
     def moments(self) -> list[Moment]:
@@ -119,6 +124,10 @@ class Checkpoints:
         Raises:
             RunError: the disk is full, or cannot be written; earlier checkpoints stay.
         """
+        if not processes.is_first():
+            return
+        if processes.several():  # Orbax saves no jax.Array that only one of them has
+            state = jax.device_get(state)
         leaves = _named_leaves({"state": state, "switch": dict(logits)})
         place = self.place(moment)
         place.parent.mkdir(exist_ok=True)

@@ -74,6 +74,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "draws": (0, LARGEST_INT),
     "fix_patience": (1, LARGEST_INT),
     "retries": (0, 20),
+    "devices": (0, LARGEST_INT),
+    "model_axis": (1, LARGEST_INT),
     "learning_rate": (SMALLEST, LARGEST),
     "logit_learning_rate": (0, LARGEST),
     "weight_decay": (0, LARGEST),
@@ -88,7 +90,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 """The lowest and the highest value of a number, both allowed; fractions are checked apart."""
 
-MAY_DIFFER = ("data_dir", "run_dir", "checkpoint_seconds")
+MAY_DIFFER = ("data_dir", "run_dir", "checkpoint_seconds", "devices", "model_axis")
 """Fields that say where and how often, not what is computed: a run resumed may change them."""
 
 
@@ -233,6 +235,11 @@ class Config:
     retries: int = 0
     """How often a run whose numbers are not finite goes back to its last checkpoint and on, each
     time at half the learning rates."""
+    devices: int = 0
+    """How many train the run together, each a part of every batch; 0: one, and with --distributed
+    all there are."""
+    model_axis: int = 1
+    """So many of the devices share the neurons of wide layers, and a part of the batch."""
 
     def __post_init__(self) -> None:
         _validate(self)

@@ -38,6 +38,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("clamp", "evaluation_noise"),
     ),
     "output": ("run_dir", "checkpoint_seconds"),
+    "devices": ("devices", "model_axis"),
 }
 """The options as --help groups them; fields of Config that are not here come last."""
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import report
+from experiments import processes, report
 from experiments.command_line import Parser, exit_status
 from experiments.config import Config
 from experiments.config_options import describe_choices, parse_config
@@ -78,7 +78,7 @@ def train_and_compare(
             print(f"error: {folder_of(config)}: {ended}", file=sys.stderr)
         else:
             folders.append(ended)
-    if folders:
+    if folders and processes.is_first():
         print(f"\n{report.compare(folders)}\n")
     return folders, stopped
 
@@ -125,6 +125,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[list[Config], int | None]
     for option in ("seed", "method"):
         if any(argument.split("=")[0] == f"--{option}" for argument in arguments):
             parser.error(f"--{option}: a grid takes --{option}s")
+    processes.add_options(parser)
     base, grid = parse_config(arguments, parser, without=("seed", "method", "control"))
     if grid.at_once is not None and grid.at_once < 1:
         parser.error(f"--at-once {grid.at_once}: expected at least 1")
@@ -135,9 +136,10 @@ def main(arguments: Sequence[str]) -> int:
     """Trains the grid and prints its comparison; returns the exit status."""
 
     def work() -> int:
-        keep_compilations()
-        configs, at_once = parse_arguments(arguments)
-        _, stopped = train_and_compare(configs, at_once=at_once)
+        with processes.joined(arguments):
+            keep_compilations()
+            configs, at_once = parse_arguments(arguments)
+            _, stopped = train_and_compare(configs, at_once=at_once)
         return 1 if stopped else 0
 
     return exit_status(work)

@@ -7,6 +7,7 @@ prints its results when it is complete.
 import sys
 from collections.abc import Sequence
 
+from experiments import processes
 from experiments.command_line import Parser, exit_status
 from experiments.config import Config
 from experiments.config_options import describe_choices, parse_config
@@ -31,6 +32,7 @@ def parse(arguments: Sequence[str]) -> Config:
         "mnist).",
         epilog=describe_choices(),
     )
+    processes.add_options(parser)
     config, _ = parse_config(arguments, parser)
     refuse_without_effect([config])
     return config
@@ -41,11 +43,13 @@ def main(arguments: Sequence[str]) -> int:
     from experiments import figures, report
 
     def work() -> int:
-        keep_compilations()
-        folder = train_and_evaluate(parse(arguments))
-        print(report.describe(folder))
-        pictures = figures.draw_figures(folder)
-        print(f"{len(pictures)} figures in {figures_folder(folder)}")
+        with processes.joined(arguments):
+            keep_compilations()
+            folder = train_and_evaluate(parse(arguments))
+            if processes.is_first():
+                print(report.describe(folder))
+                pictures = figures.draw_figures(folder)
+                print(f"{len(pictures)} figures in {figures_folder(folder)}")
         return 0
 
     return exit_status(work)

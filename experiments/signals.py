@@ -67,9 +67,9 @@ def deferred() -> Iterator[None]:
         _deferred = before
 
 
-def asked() -> bool:
-    """A signal waits."""
-    return _asked is not None
+def asked() -> int:
+    """The number of a signal that waits, or 0."""
+    return _asked or 0
 
 
 def end_if_asked() -> None:

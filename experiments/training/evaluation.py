@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.data.task import Split
-from experiments.training import networks
+from experiments.training import devices, networks
 from experiments.training.networks import choices_as_data
 from experiments.training.program import Params, Program
 
@@ -92,6 +92,7 @@ def _evaluate_batches(
     steps = -(-size // batch)
     # The last batch wraps around; its surplus outputs are cut off below.
     indices = (jnp.arange(steps * batch) % size).reshape(steps, batch)
+    indices = devices.split_batches(program.mesh, indices)
 
     def step(_: None, inputs: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
         number, index = inputs
@@ -101,6 +102,7 @@ def _evaluate_batches(
         return None, apply(program, inside, split.inputs[index], draw)
 
     _, outputs = jax.lax.scan(step, None, (jnp.arange(steps), indices))
+    outputs = devices.on_all(program.mesh, outputs)
     outputs = outputs.reshape(steps * batch, *outputs.shape[2:])[:size]
     losses, scores = program.objective.losses_and_scores(outputs, split.labels)
     return jnp.mean(losses), jnp.mean(scores), outputs

@@ -21,7 +21,7 @@ from experiments.checkpoints import START, Checkpoints, DamagedCheckpoint, Momen
 from experiments.config import Config, phases
 from experiments.data.tasks import Loader, Split
 from experiments.run_folder import RunError, folder_of, is_intact
-from experiments.training import networks
+from experiments.training import devices, networks
 from experiments.training.outcome import switch_phase, test_phase, write_results
 from experiments.training.program import compile_key
 from experiments.training.progress import Progress
@@ -51,7 +51,8 @@ def train_all(
 
     Args:
         configs: of the runs, in any order; those of one program train together.
-        at_once: how many of them. Default: 1 on a CPU, `AT_ONCE` elsewhere.
+        at_once: how many of them. Default: 1 on a CPU, `AT_ONCE` elsewhere; always 1 where a run
+            has several devices.
         show_progress: on the terminal.
 
     Returns:
@@ -63,6 +64,8 @@ def train_all(
         DataError: the data cannot be had; the same.
         RunError: a folder is in use or belongs to another config, or the disk is full.
     """
+    if any(map(devices.are_several, configs)):
+        at_once = 1
     at_once = at_once or (1 if jax.default_backend() == "cpu" else AT_ONCE)
     load = Loader()
     stopped: Stopped = {}

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from flax import nnx
+from jax.sharding import Mesh
 
 from experiments.config import Config, PhaseSpec, phases
 from experiments.objective import Objective
@@ -28,6 +29,7 @@ class Program:
         runs: R, how many runs train at once. With R > 1 runs, state, draws and metrics are
             [R, ...]; data are [R, ...] if seeded, and shared by all runs otherwise.
         has_convolutions: the network has.
+        mesh: of the devices that train; None for one.
     """
 
     graphdef: nnx.GraphDef
@@ -39,6 +41,7 @@ class Program:
     seeded: bool = False
     runs: int = 1
     has_convolutions: bool = False
+    mesh: Mesh | None = None
 
     @property
     def spec(self) -> PhaseSpec:
@@ -66,6 +69,8 @@ def compile_key(config: Config) -> Config:
         data_dir=None,
         run_dir=None,
         checkpoint_seconds=0.0,
+        devices=0,
+        model_axis=1,
         retries=0,
         control="learned",
         carry_weights=True,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from flax import nnx
 
-from experiments import run_folder
+from experiments import processes, run_folder
 from experiments.checkpoints import START, DamagedCheckpoint, Moment
 from experiments.config import Config
 from experiments.data.task import Task
@@ -137,6 +137,7 @@ def retry(run: Run, error: RunError) -> PhaseState | None:
     retries = run.position.retries
     if len(retries) == run.config.retries:
         raise error
+    processes.refresh(run.folder)
     run.position, run.rows = START, Rows(run.folder)
     phase = resume(run)
     run.position = run.position._replace(retries=(*retries, str(error)))

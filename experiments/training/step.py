@@ -16,6 +16,7 @@ from flax import nnx
 
 from experiments.data.augment import shift_and_mirror
 from experiments.data.task import Split
+from experiments.training import devices
 from experiments.training.draws import Draws
 from experiments.training.evaluation import apply, evaluate_model
 from experiments.training.fixing import choices_to_compare, fix_settled
@@ -58,11 +59,12 @@ def _step(
     trainable = trained(state.params)
     gradients, (sums, statistics) = jax.grad(loss, has_aux=True)(trainable)
     updates, opt_state = optimizer(program).update(gradients, state.opt_state, trainable)
-    return state._replace(
+    state = state._replace(
         params={**optax.apply_updates(trainable, updates), "statistics": statistics},
         opt_state=opt_state,
         sums=jax.tree.map(lambda all, one: all.at[number].set(one), state.sums, sums),
     )
+    return devices.keep(program.mesh, state)
 
 
 # Steps
@@ -195,7 +197,7 @@ def _end_epoch(
         best_epoch=best_epoch,
     )
     count = jnp.sum(sums.examples)
-    return state, {
+    metrics = {
         "step_losses": sums.loss,
         "train_loss": jnp.sum(sums.losses) / count,
         "train_score": jnp.sum(sums.scores) / count,
@@ -209,6 +211,7 @@ def _end_epoch(
             for path, logits in nnx.to_flat_state(selection)
         },
     }
+    return devices.keep(program.mesh, state), devices.on_all(program.mesh, metrics)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -218,7 +221,8 @@ def look(program: Program, state: TrainState) -> dict[str, jax.Array]:
 
 
 def _look(program: Program, state: TrainState) -> dict[str, jax.Array]:
-    return {"step_losses": state.sums.loss, "finite": _finite(state)}
+    metrics = {"step_losses": state.sums.loss, "finite": _finite(state)}
+    return devices.on_all(program.mesh, metrics)
 
 
 def _finite(state: TrainState) -> jax.Array:

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import folder_lock, run_folder, signals
+from experiments import processes, run_folder, signals
 from experiments.checkpoints import Checkpoints
 from experiments.config import Config
 from experiments.data.tasks import Split, Task, load_task
 from experiments.run_folder import RunError, folder_of, is_intact
-from experiments.training import networks, step
+from experiments.training import devices, networks, step
 from experiments.training.draws import draw
 from experiments.training.outcome import switch_phase, test_phase, write_results
 from experiments.training.progress import Progress
@@ -54,12 +54,12 @@ def train_and_evaluate(
     folder = folder_of(config)
     # Before the folder is made: without data nothing is written.
     task = None if is_intact(folder) else load_fitting_task(config, load)
-    with folder_lock.opened(folder, config) as held:
-        if task is None or is_intact(folder):
+    with processes.opened(folder, config) as held:
+        if task is None or is_intact(held.folder):
             return folder
-        run_folder.keep_task(folder, task.record())
+        run_folder.keep_task(held.folder, task.record())
         with (
-            Checkpoints(folder) as checkpoints,
+            Checkpoints(held.folder) as checkpoints,
             Progress([config], task.objective, show_progress) as progress,
             signals.deferred(),
         ):
@@ -97,9 +97,10 @@ def train(run: Run, phase: PhaseState | None, progress: Progress) -> None:
 
 
 def load_fitting_task(config: Config, load: Callable[[Config], Task]) -> Task:
-    """The task of a config; ValueError if its network does not fit."""
+    """The task of a config; ValueError if its network does not fit, or the devices do not."""
     task = load(config)
     networks.require_fit(config, task)
+    devices.make_mesh(config)
     return task
 
 
@@ -108,10 +109,12 @@ def load_fitting_task(config: Config, load: Callable[[Config], Task]) -> Task:
 
 def train_phase(run: Run, phase: PhaseState, progress: Progress) -> PhaseState:
     """Trains to the end of the phase; every epoch leaves a row, and some a checkpoint."""
+    phase = devices.place(phase, run.config)
+    mesh = phase.program.mesh
     parts = run_epochs(
         phase,
-        run.task.splits["train"],
-        run.task.splits["validation"],
+        devices.replicate(mesh, run.task.splits["train"]),
+        devices.replicate(mesh, run.task.splits["validation"]),
         seeds=[run.config.seed],
         size=len(run.task.splits["train"].labels),
         first_epoch=run.position.phase_epoch,
@@ -124,9 +127,9 @@ def train_phase(run: Run, phase: PhaseState, progress: Progress) -> PhaseState:
             progress.update([row])
         if part.state is not None:
             phase = phase._replace(state=part.state)
-            run.save(part.state)
-            signals.end_if_asked()
-    return phase
+            run.save(devices.whole(mesh, part.state))
+            processes.end_if_asked()
+    return devices.gather(phase)
 
 
 class Part(NamedTuple):
@@ -190,7 +193,8 @@ def run_epochs(
     seen = saved = time.monotonic()
 
     def is_due(at_least: float = 0.0) -> bool:
-        return signals.asked() or time.monotonic() - saved >= max(checkpoint_seconds, at_least)
+        late = time.monotonic() - saved >= max(checkpoint_seconds, at_least)
+        return bool(processes.largest(signals.asked() or late))
 
     def arrived(steps: int, metrics: dict[str, Any], state: TrainState | None) -> Part:
         nonlocal seen, saved
@@ -203,6 +207,7 @@ def run_epochs(
     under_way: dict[str, Any] | None = None
     for number in range(first_epoch, program.spec.epochs):
         draws, epoch = draw(program, seeds, number, size), jnp.int32(number)
+        draws = devices.place_draws(program.mesh, draws)
         done, first_step = first_step, 0
         while done < program.steps:
             begun, first = time.monotonic(), done
@@ -210,7 +215,7 @@ def run_epochs(
             state = run_steps(program, state, non_trainable, train, draws, epoch, first, done)
             if done - first < program.steps:
                 jax.block_until_ready(state.sums.loss)
-                pace.measured(done - first, time.monotonic() - begun)
+                pace.measured(done - first, processes.largest(time.monotonic() - begun))
             if done < program.steps and is_due(CHUNK_SECONDS):
                 yield arrived(done, step.look(program, state), state)
                 saved = time.monotonic()
