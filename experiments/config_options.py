@@ -30,6 +30,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "training": (
         *("selective_epochs", "mixed_epochs", "steps_per_epoch", "batch_size", "optimizer"),
         *("learning_rate", "schedule", "warmup", "weight_decay", "clip", "double_softmax"),
+        "retries",
     ),
     "phase 1 and logits": (
         *("estimator", "temperature", "final_temperature", "noise", "final_noise", "draws"),
