@@ -445,6 +445,7 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
         if (folder / name).exists()
     }
     record = json.loads(json_text({**summary, "files": files}))
+    record.pop("sha256", None)  # of a summary that was read as it stands
     write_text(folder / SUMMARY, json_text({**record, "sha256": _sha256_of(record)}, indent=2))
 
 

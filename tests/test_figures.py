@@ -470,7 +470,7 @@ def scored(root: Path, task: str, scores: dict[str, list[float]]) -> list[Path]:
             kinds = {"function": "test_normalized_error", "tiny_shakespeare": "test_loss"}
             key = kinds.get(task.split(":")[0], "test_score")
             summary["phases"][-1][key] = value
-            (folder / "summary.json").write_text(json.dumps(summary))
+            run_folder.write_summary(folder, summary)
             folders.append(folder)
     return folders
 

@@ -7,6 +7,7 @@ from experiments import figures
 from experiments.command_line import Parser, exit_status
 from experiments.config import Config
 from experiments.grid import crossed, train_and_compare
+from experiments.names import reset_without_effect
 from experiments.run_folder import folder_of
 from experiments.training.compilation import keep_compilations
 
@@ -38,8 +39,9 @@ class Study(NamedTuple):
     variants: Mapping[str, Mapping[str, Any]]
 
     def configs(self, *names: str) -> list[Config]:
-        """The runs of the named variants, or of all."""
-        return crossed(self.base, [self.variants[n] for n in names or self.variants], self.seeds)
+        """The runs of the named variants, or of all, without options that change nothing."""
+        variants = [self.variants[name] for name in names or self.variants]
+        return [reset_without_effect(c) for c in crossed(self.base, variants, self.seeds)]
 
 
 def study(

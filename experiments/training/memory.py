@@ -112,7 +112,7 @@ def _require_room(config: Config, needed: dict[str, int]) -> None:
 
 def _memory() -> tuple[str, int]:
     """The first device, or this machine where the device uses its memory, and the bytes of it."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
     return (f"the device {device}", limit) if limit else ("this machine", host_memory())
 
