@@ -61,7 +61,7 @@ BEFORE_THEIR_OPTIONS = {
 }
 """What a run did before the options were there."""
 
-MAY_DIFFER = ("data_dir", "run_dir", "checkpoint_seconds")
+MAY_DIFFER = ("data_dir", "run_dir", "checkpoint_seconds", "stream")
 """Fields that say where and how often, not what is computed: a run resumed may change them."""
 
 
@@ -198,6 +198,9 @@ class Config:
     data_dir: str | None = None
     """Folder with prepared TFDS data, raw files or NAME.npz; default $TFDS_DATA_DIR, then
     ~/tensorflow_datasets, then a download. A table or arrays are looked for here too."""
+    stream: bool = False
+    """Read the training examples from a file as they are needed, instead of holding them on the
+    device; the results are the same."""
     run_dir: str | None = None
     """The run's folder; default runs/TASK/NAME. The same command again resumes."""
     checkpoint_seconds: float = 60.0

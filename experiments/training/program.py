@@ -64,6 +64,7 @@ def compile_key(config: Config) -> Config:
         preset="recommended",
         seed=0,
         data_dir=None,
+        stream=False,
         run_dir=None,
         checkpoint_seconds=0.0,
         retries=0,

@@ -112,7 +112,7 @@ def require_trainable(
                 "expected the functions of --pool, no groups, no nnx.vmap or nnx.scan"
             )
     graphdef, state = nnx.split(model)
-    inputs = task.splits["train"].inputs[:2]
+    inputs = jax.ShapeDtypeStruct((2, *task.shape), task.splits["train"].inputs.dtype)
     try:
         outputs = jax.eval_shape(
             lambda state, x, key: run(nnx.merge(graphdef, state, copy=True), x, key),

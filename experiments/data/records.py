@@ -1,0 +1,182 @@
+"""Training examples in an array_record file, read by their numbers as they are needed.
+
+A record is the bytes of one input and of its label; beside FILE.array_record, FILE.json says their
+shapes and dtypes, how many records there are, and the size of the file. `keep` writes both once for
+the arrays of a task. What array_record reads it verifies by a hash, so that a flipped bit is an
+error and no example.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.data.sources import DataError, describe_error
+from experiments.data.task import Split, host_split
+
+SUFFIX, HEADER = ".array_record", ".json"
+ROWS = 4_096
+"""So many examples are hashed and written at a time."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """The examples of an open file.
+
+    Attributes:
+        path: of the array_record file.
+        shapes: of all M examples, as a `Split` of `jax.ShapeDtypeStruct`.
+        reader: of array_record; threads may share it.
+    """
+
+    path: Path
+    shapes: Split
+    reader: Any
+
+    def __len__(self) -> int:
+        return int(self.shapes.labels.shape[0])
+
+    @property
+    def example_bytes(self) -> int:
+        """Of one example."""
+        return sum(map(_bytes_of_one, self.shapes))
+
+    def read(self, numbers: np.ndarray) -> Split:
+        """The examples of some numbers, int [B] in 0 … M − 1, on the host.
+
+        Raises:
+            DataError: the file cannot be read there; the line names it.
+        """
+        try:
+            blob = b"".join(self.reader.read(numbers.tolist()))
+        except Exception as error:  # whatever array_record raises
+            raise _damaged(self.path, describe_error(error)) from error
+        if len(blob) != len(numbers) * self.example_bytes:
+            raise _damaged(self.path, f"{len(blob)} bytes of {len(numbers)} examples")
+        rows = np.frombuffer(blob, np.uint8).reshape(len(numbers), -1)
+        arrays, first = [], 0
+        for shape in self.shapes:
+            last = first + _bytes_of_one(shape)
+            column = np.ascontiguousarray(rows[:, first:last]).view(shape.dtype)
+            arrays.append(column.reshape(len(numbers), *shape.shape[1:]))
+            first = last
+        return host_split(*arrays)
+
+
+def keep(split: Split, folder: Path) -> Records:
+    """The records of a task's examples, written into the folder unless they are there.
+
+    Args:
+        split: arrays on the host; those of a `np.memmap` may be larger than the memory.
+        folder: where the file is kept, under the SHA-256 of the examples.
+
+    Raises:
+        DataError: array_record is not installed, or the file cannot be written, or is damaged.
+    """
+    path = folder / (_sha256(split) + SUFFIX)
+    if not path.with_suffix(HEADER).is_file():
+        write(split, path)
+    return open_records(path)
+
+
+def write(split: Split, path: Path) -> None:
+    """Writes the examples and then their header, each whole or not at all.
+
+    Raises:
+        DataError: array_record is not installed, or the disk is full.
+    """
+    # In the same folder, or it could not be moved to its place in one step.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = _array_record().ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+        for rows in _rows(split):
+            for row in rows:
+                writer.write(row.tobytes())
+        writer.close()
+        arrays = {
+            name: {"shape": list(array.shape), "dtype": array.dtype.name}
+            for name, array in split._asdict().items()
+        }
+        header = json.dumps({"bytes": temporary.stat().st_size, **arrays}, indent=2)
+        os.replace(temporary, path)
+        temporary.write_text(header + "\n")
+        os.replace(temporary, path.with_suffix(HEADER))
+    except DataError:
+        raise
+    except Exception as error:  # whatever array_record raises
+        raise DataError(f"{path} cannot be written ({describe_error(error)})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def open_records(path: Path) -> Records:
+    """Opens a file that `write` wrote.
+
+    Raises:
+        DataError: array_record is not installed, or the file or its header is missing, cut or
+            another's; the line names it.
+    """
+    module, header = _array_record(), path.with_suffix(HEADER)
+    try:
+        facts = json.loads(header.read_text())
+        shapes = Split(*(_struct(facts[name]) for name in Split._fields))
+        size = int(facts["bytes"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _damaged(header, describe_error(error)) from error
+    try:
+        if (found := path.stat().st_size) != size:
+            raise ValueError(f"{found} bytes, {header.name} says {size}")
+        reader = module.ArrayRecordReader(str(path), "index_storage_option:in_memory")
+        if (count := reader.num_records()) != shapes.labels.shape[0]:
+            raise ValueError(f"{count} records, {header.name} says {shapes.labels.shape[0]}")
+    except Exception as error:  # whatever array_record raises
+        raise _damaged(path, describe_error(error)) from error
+    return Records(path, shapes, reader)
+
+
+def _array_record() -> Any:
+    try:
+        import grain  # noqa: F401  reads them ahead: to say now that it is missing
+        from array_record.python import array_record_module
+    except ImportError as error:
+        raise DataError(
+            f"--stream needs array_record and grain ({describe_error(error)}): "
+            "pip install -r requirements-stream.txt"
+        ) from error
+    return array_record_module
+
+
+def _damaged(path: Path, problem: str) -> DataError:
+    return DataError(f"{path} is damaged ({problem}); delete it and its {HEADER} to write it again")
+
+
+def _struct(facts: Any) -> Any:
+    return jax.ShapeDtypeStruct(tuple(facts["shape"]), np.dtype(facts["dtype"]))
+
+
+def _bytes_of_one(shape: Any) -> int:
+    return int(np.prod(shape.shape[1:], dtype=int) * np.dtype(shape.dtype).itemsize)
+
+
+def _rows(split: Split) -> Iterator[np.ndarray]:
+    """The bytes of the examples, uint8 [up to ROWS, bytes of one]."""
+    for first in range(0, len(split.labels), ROWS):
+        arrays = [np.ascontiguousarray(array[first : first + ROWS]) for array in split]
+        yield np.hstack([array.reshape(len(array), -1).view(np.uint8) for array in arrays])
+
+
+def _sha256(split: Split) -> str:
+    found = hashlib.sha256(repr([(a.shape, a.dtype.name) for a in split]).encode())
+    for rows in _rows(split):
+        found.update(rows.data)
+    return found.hexdigest()[:32]
