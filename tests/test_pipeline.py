@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import run, run_folder
+from experiments.benchmarks import pipeline
 from experiments.data import records
 from experiments.data.sources import DataError
 from experiments.data.task import host_split
@@ -284,3 +285,22 @@ def test_without_grain_one_line_says_what_to_install_and_nothing_is_written(
     assert run.main(["--stream", "--run-dir", str(tmp_path / "run")]) == 1
     assert "pip install -r requirements-stream.txt" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+# The benchmark
+
+
+def test_the_benchmark_times_both_and_the_reading(tmp_path):
+    out = tmp_path / "record.json"
+    assert pipeline.main(["--smoke", "--networks", "mlp", "--rounds", "1", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["results"]
+    assert [row["variant"] for row in rows] == ["resident", "streamed", "reading alone"]
+    assert rows[0]["ratios"]["speed to resident"]["median"] == 1
+    assert all(row["seconds"] > 0 for row in rows)
+
+
+def test_the_benchmark_times_nothing_if_the_losses_differ(monkeypatch, capsys):
+    read = records.Records.read
+    monkeypatch.setattr(records.Records, "read", lambda self, numbers: read(self, numbers[::-1]))
+    assert pipeline.main(["--smoke", "--networks", "mlp"]) == 1
+    assert "the streamed losses are others" in capsys.readouterr().err
