@@ -1,5 +1,6 @@
 """Training examples read from a file: the same batches and bits as from the device."""
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -71,6 +72,21 @@ def test_examples_come_back_by_their_numbers(tmp_path, dtypes):
     for found, array, shape in zip(kept.read(numbers), split, kept.shapes, strict=True):
         np.testing.assert_array_equal(found, array[numbers])
         assert (found.dtype, shape.dtype, shape.shape) == (array.dtype, array.dtype, array.shape)
+
+
+@pytest.mark.parametrize("room", [0, 10, 45, 100])
+def test_what_was_read_stays_in_memory_as_far_as_there_is_room(split, tmp_path, room):
+    path = records.keep(split, tmp_path).path
+    kept = records.open_records(path, room=room * (6 + 4))
+    for numbers in (np.array([3, 44, 9, 9]), np.arange(45)[::-1], np.array([44, 10, 9, 0])):
+        for _ in range(2):
+            for found, array in zip(kept.read(numbers), split, strict=True):
+                np.testing.assert_array_equal(found, array[numbers])
+    asked: list[int] = []
+    object.__setattr__(kept, "_read_file", lambda numbers: asked.extend(numbers) or np.zeros(0))
+    with contextlib.suppress(ValueError):
+        kept.read(np.arange(45))
+    assert asked == list(range(min(room, 45), 45))
 
 
 def test_equal_examples_are_written_once_and_others_beside_them(split, tmp_path, monkeypatch):
@@ -294,7 +310,13 @@ def test_the_benchmark_times_both_and_the_reading(tmp_path):
     out = tmp_path / "record.json"
     assert pipeline.main(["--smoke", "--networks", "mlp", "--rounds", "1", "--out", str(out)]) == 0
     rows = json.loads(out.read_text())["results"]
-    assert [row["variant"] for row in rows] == ["resident", "streamed", "reading alone"]
+    assert [row["variant"] for row in rows] == [
+        "resident",
+        "streamed",
+        "streamed, always from the file",
+        "reading alone",
+        "reading alone, from the file",
+    ]
     assert rows[0]["ratios"]["speed to resident"]["median"] == 1
     assert all(row["seconds"] > 0 for row in rows)
 

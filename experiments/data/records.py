@@ -3,7 +3,8 @@
 A record is the bytes of one input and of its label; beside FILE.array_record, FILE.json says their
 shapes and dtypes, how many records there are, and the size of the file. `keep` writes both once for
 the arrays of a task. What array_record reads it verifies by a hash, so that a flipped bit is an
-error and no example.
+error and no example. It takes 5 microseconds of a core per record, ten times as long as a copy in
+memory: so examples that were read stay in memory, as many as have room.
 """
 
 import contextlib
@@ -35,11 +36,15 @@ class Records:
         path: of the array_record file.
         shapes: of all M examples, as a `Split` of `jax.ShapeDtypeStruct`.
         reader: of array_record; threads may share it.
+        memory: the bytes of the first examples once they were read, uint8 [K, bytes of one], K ≤ M.
+        in_memory: which of them were, bool [K].
     """
 
     path: Path
     shapes: Split
     reader: Any
+    memory: np.ndarray
+    in_memory: np.ndarray
 
     def __len__(self) -> int:
         return int(self.shapes.labels.shape[0])
@@ -47,7 +52,7 @@ class Records:
     @property
     def example_bytes(self) -> int:
         """Of one example."""
-        return sum(map(_bytes_of_one, self.shapes))
+        return _example_bytes(self.shapes)
 
     def read(self, numbers: np.ndarray) -> Split:
         """The examples of some numbers, int [B] in 0 … M − 1, on the host.
@@ -55,13 +60,18 @@ class Records:
         Raises:
             DataError: the file cannot be read there; the line names it.
         """
-        try:
-            blob = b"".join(self.reader.read(numbers.tolist()))
-        except Exception as error:  # whatever array_record raises
-            raise _damaged(self.path, describe_error(error)) from error
-        if len(blob) != len(numbers) * self.example_bytes:
-            raise _damaged(self.path, f"{len(blob)} bytes of {len(numbers)} examples")
-        rows = np.frombuffer(blob, np.uint8).reshape(len(numbers), -1)
+        has_room = numbers < len(self.memory)
+        known = np.zeros(len(numbers), bool)
+        known[has_room] = self.in_memory[numbers[has_room]]
+        if known.all():
+            rows = self.memory[numbers]
+        else:
+            rows = np.empty((len(numbers), self.example_bytes), np.uint8)
+            rows[known] = self.memory[numbers[known]]
+            rows[~known] = self._read_file(numbers[~known])
+            new = has_room & ~known
+            self.memory[numbers[new]] = rows[new]
+            self.in_memory[numbers[new]] = True  # last: other threads look here
         arrays, first = [], 0
         for shape in self.shapes:
             last = first + _bytes_of_one(shape)
@@ -69,6 +79,15 @@ class Records:
             arrays.append(column.reshape(len(numbers), *shape.shape[1:]))
             first = last
         return host_split(*arrays)
+
+    def _read_file(self, numbers: np.ndarray) -> np.ndarray:
+        try:
+            blob = b"".join(self.reader.read(numbers.tolist()))
+        except Exception as error:  # whatever array_record raises
+            raise _damaged(self.path, describe_error(error)) from error
+        if len(blob) != len(numbers) * self.example_bytes:
+            raise _damaged(self.path, f"{len(blob)} bytes of {len(numbers)} examples")
+        return np.frombuffer(blob, np.uint8).reshape(len(numbers), -1)
 
 
 def keep(split: Split, folder: Path) -> Records:
@@ -119,8 +138,12 @@ def write(split: Split, path: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def open_records(path: Path) -> Records:
+def open_records(path: Path, room: int | None = None) -> Records:
     """Opens a file that `write` wrote.
+
+    Args:
+        path: of the array_record file.
+        room: so many bytes of examples may stay in memory; default: a quarter of the host's.
 
     Raises:
         DataError: array_record is not installed, or the file or its header is missing, cut or
@@ -141,7 +164,15 @@ def open_records(path: Path) -> Records:
             raise ValueError(f"{count} records, {header.name} says {shapes.labels.shape[0]}")
     except Exception as error:  # whatever array_record raises
         raise _damaged(path, describe_error(error)) from error
-    return Records(path, shapes, reader)
+    room = host_memory() // 4 if room is None else room
+    one = _example_bytes(shapes)
+    kept = min(count, room // one)
+    return Records(path, shapes, reader, np.empty((kept, one), np.uint8), np.zeros(kept, bool))
+
+
+def host_memory() -> int:
+    """Bytes of the host's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _array_record() -> Any:
@@ -162,6 +193,10 @@ def _damaged(path: Path, problem: str) -> DataError:
 
 def _struct(facts: Any) -> Any:
     return jax.ShapeDtypeStruct(tuple(facts["shape"]), np.dtype(facts["dtype"]))
+
+
+def _example_bytes(shapes: Split) -> int:
+    return sum(map(_bytes_of_one, shapes))
 
 
 def _bytes_of_one(shape: Any) -> int:

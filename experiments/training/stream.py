@@ -6,7 +6,6 @@ of one whose examples are all on the device, and goes on at the same example aft
 """
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -65,7 +64,7 @@ def feeding(
     Args:
         program: of the phase; of one run if its examples are streamed.
         train: all examples on the device, or in a file.
-        order: epoch → its indices [steps, batch], as `draw` gives them.
+        order: epoch → its indices [steps, batch], as `draw` gives them; called for every block.
         first_epoch, first_step: where the phase goes on.
 
     Raises:
@@ -135,8 +134,7 @@ class BlockSource:
             steps: of a block; a shorter one is filled up with zeros, to be of the same shape.
             process, processes: whose part of a batch, and of how many; they divide the batch.
         """
-        self._records, self._spans, self._steps = records, spans, steps
-        self._order = functools.lru_cache(maxsize=4)(order)
+        self._records, self._order, self._spans, self._steps = records, order, spans, steps
         self._part = process, processes
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ Where a run goes on after it was stopped is in resuming.py; several runs at once
 parallel.py, made of the same steps.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from experiments.data.records import Records
 from experiments.data.tasks import Split, Task, load_task
 from experiments.run_folder import RunError, folder_of, is_intact
 from experiments.training import networks, step, stream
-from experiments.training.draws import draw
+from experiments.training.draws import Draws, draw
 from experiments.training.outcome import switch_phase, test_phase, write_results
 from experiments.training.progress import Progress
 from experiments.training.resuming import begin_phase, resume, retry
@@ -202,13 +203,18 @@ def run_epochs(
             seen += seconds
         return Part(steps, metrics, seconds, state)
 
+    # Streamed blocks are read two epochs ahead at most.
+    @functools.lru_cache(maxsize=3 if isinstance(train, Records) else 1)
+    def drawn(number: int) -> Draws:
+        return draw(program, seeds, number, size)
+
     def order(number: int) -> jax.Array:
-        return draw(program, seeds, number, size).indices
+        return drawn(number).indices
 
     under_way: dict[str, Any] | None = None
     with stream.feeding(program, train, order, first_epoch, first_step) as feed:
         for number in range(first_epoch, program.spec.epochs):
-            draws, epoch = draw(program, seeds, number, size), jnp.int32(number)
+            draws, epoch = drawn(number), jnp.int32(number)
             done, first_step = first_step, 0
             for block in feed(draws):
                 while done < block.last:
