@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -36,14 +37,14 @@ class Records:
         path: of the array_record file.
         shapes: of all M examples, as a `Split` of `jax.ShapeDtypeStruct`.
         reader: of array_record; threads may share it.
-        memory: the bytes of the first examples once they were read, uint8 [K, bytes of one], K ≤ M.
+        memory: the first examples once they were read, [K, ...], K ≤ M.
         in_memory: which of them were, bool [K].
     """
 
     path: Path
     shapes: Split
     reader: Any
-    memory: np.ndarray
+    memory: list[np.ndarray]
     in_memory: np.ndarray
 
     def __len__(self) -> int:
@@ -60,34 +61,38 @@ class Records:
         Raises:
             DataError: the file cannot be read there; the line names it.
         """
-        has_room = numbers < len(self.memory)
+        has_room = numbers < len(self.in_memory)
         known = np.zeros(len(numbers), bool)
         known[has_room] = self.in_memory[numbers[has_room]]
+        found = [_aligned((len(numbers), *s.shape[1:]), s.dtype) for s in self.shapes]
         if known.all():
-            rows = self.memory[numbers]
-        else:
-            rows = np.empty((len(numbers), self.example_bytes), np.uint8)
-            rows[known] = self.memory[numbers[known]]
-            rows[~known] = self._read_file(numbers[~known])
-            new = has_room & ~known
-            self.memory[numbers[new]] = rows[new]
-            self.in_memory[numbers[new]] = True  # last: other threads look here
-        arrays, first = [], 0
-        for shape in self.shapes:
-            last = first + _bytes_of_one(shape)
-            column = np.ascontiguousarray(rows[:, first:last]).view(shape.dtype)
-            arrays.append(column.reshape(len(numbers), *shape.shape[1:]))
-            first = last
-        return host_split(*arrays)
+            for array, memory in zip(found, self.memory, strict=True):
+                np.take(memory, numbers, axis=0, out=array, mode="clip")  # the others buffer
+            return host_split(*found)
+        new = has_room & ~known
+        from_file = self._read_file(numbers[~known])
+        for array, memory, examples in zip(found, self.memory, from_file, strict=True):
+            array[known] = memory[numbers[known]]
+            array[~known] = examples
+            memory[numbers[new]] = array[new]
+        self.in_memory[numbers[new]] = True  # last: other threads look here
+        return host_split(*found)
 
-    def _read_file(self, numbers: np.ndarray) -> np.ndarray:
+    def _read_file(self, numbers: np.ndarray) -> list[np.ndarray]:
         try:
             blob = b"".join(self.reader.read(numbers.tolist()))
         except Exception as error:  # whatever array_record raises
             raise _damaged(self.path, describe_error(error)) from error
         if len(blob) != len(numbers) * self.example_bytes:
             raise _damaged(self.path, f"{len(blob)} bytes of {len(numbers)} examples")
-        return np.frombuffer(blob, np.uint8).reshape(len(numbers), -1)
+        rows = np.frombuffer(blob, np.uint8).reshape(len(numbers), -1)
+        arrays, first = [], 0
+        for shape in self.shapes:
+            last = first + _bytes_of_one(shape)
+            column = np.ascontiguousarray(rows[:, first:last]).view(shape.dtype)
+            arrays.append(column.reshape(len(numbers), *shape.shape[1:]))
+            first = last
+        return arrays
 
 
 def keep(split: Split, folder: Path) -> Records:
@@ -165,9 +170,9 @@ def open_records(path: Path, room: int | None = None) -> Records:
     except Exception as error:  # whatever array_record raises
         raise _damaged(path, describe_error(error)) from error
     room = host_memory() // 4 if room is None else room
-    one = _example_bytes(shapes)
-    kept = min(count, room // one)
-    return Records(path, shapes, reader, np.empty((kept, one), np.uint8), np.zeros(kept, bool))
+    kept = min(count, room // _example_bytes(shapes))
+    memory = [np.empty((kept, *shape.shape[1:]), shape.dtype) for shape in shapes]
+    return Records(path, shapes, reader, memory, np.zeros(kept, bool))
 
 
 def host_memory() -> int:
@@ -193,6 +198,14 @@ def _damaged(path: Path, problem: str) -> DataError:
 
 def _struct(facts: Any) -> Any:
     return jax.ShapeDtypeStruct(tuple(facts["shape"]), np.dtype(facts["dtype"]))
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array that a CPU device takes without a copy: it begins at a multiple of 64 bytes."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.empty(size + 64, np.uint8)
+    first = -room.ctypes.data % 64
+    return room[first : first + size].view(dtype).reshape(shape)
 
 
 def _example_bytes(shapes: Split) -> int:
