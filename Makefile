@@ -79,7 +79,7 @@ $(VENV)/.demo: requirements.txt pyproject.toml | $(BIN)/python
 	$(call install,-r requirements.txt -e .)
 	@touch $@
 
-$(VENV)/.dev: requirements.txt requirements-dev.txt pyproject.toml | $(BIN)/python
+$(VENV)/.dev: $(wildcard requirements*.txt) pyproject.toml | $(BIN)/python
 	$(call install,-r requirements-dev.txt -e .)
 	@touch $@ $(VENV)/.demo
 

@@ -90,7 +90,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 """The lowest and the highest value of a number, both allowed; fractions are checked apart."""
 
-MAY_DIFFER = ("data_dir", "run_dir", "checkpoint_seconds", "devices", "model_axis")
+MAY_DIFFER = ("data_dir", "run_dir", "checkpoint_seconds", "devices", "model_axis", "stream")
 """Fields that say where and how often, not what is computed: a run resumed may change them."""
 
 
@@ -227,6 +227,9 @@ class Config:
     data_dir: str | None = None
     """Folder with prepared TFDS data, raw files or NAME.npz; default $TFDS_DATA_DIR, then
     ~/tensorflow_datasets, then a download. A table or arrays are looked for here too."""
+    stream: bool = False
+    """Read the training examples from a file as they are needed, instead of holding them on the
+    device; the results are the same."""
     run_dir: str | None = None
     """The run's folder; default runs/TASK/NAME. The same command again resumes."""
     checkpoint_seconds: float = 60.0

@@ -5,23 +5,39 @@
 
 Runs of a seed are paired: the same split, initial weights and batches. On an accelerator the runs
 of one program train at once. Every run leaves its own folder; the same command again resumes the
-grid, or prints its comparison.
+grid, or prints its comparison. With --shard i/n several processes share a grid, each with its part
+of the runs: slurm/grid.sbatch and submit.py start them.
 """
 
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments import processes, report
 from experiments.command_line import Parser, exit_status
 from experiments.config import Config
 from experiments.config_options import describe_choices, parse_config
 from experiments.names import refuse_without_effect, reset_without_effect, run_name
-from experiments.run_folder import RunError, folder_of
+from experiments.run_folder import RunError, folder_of, is_intact
+from experiments.shards import WHOLE, Shard, parse_shard
 from experiments.training.compilation import keep_compilations
 from experiments.training.parallel import AT_ONCE, train_all
+
+
+class Grid(NamedTuple):
+    """What a command asks for.
+
+    Attributes:
+        configs: every run, in the order that decides which shard has it.
+        at_once: how many train at once; None: as the device suggests.
+        shard: the runs that this process trains.
+    """
+
+    configs: list[Config]
+    at_once: int | None
+    shard: Shard
 
 
 def crossed(
@@ -64,27 +80,37 @@ def plan_grid(
 
 
 def train_and_compare(
-    configs: Sequence[Config], *, at_once: int | None = None
+    configs: Sequence[Config], *, at_once: int | None = None, shard: Shard = WHOLE
 ) -> tuple[list[Path], int]:
-    """Trains the runs of one task and prints their comparison.
+    """Trains the runs of one task that are the shard's, and compares all that are complete.
 
     Returns:
-        The folders of the complete runs, and how many runs stopped.
+        The folders of the complete runs, and how many of the shard's stopped.
     """
-    folders, stopped = [], 0
-    for config, ended in zip(configs, train_all(configs, at_once=at_once), strict=True):
+    mine, stopped = shard.cells(configs), 0
+    for config, ended in zip(mine, train_all(mine, at_once=at_once), strict=True):
         if isinstance(ended, RunError):
             stopped += 1
             print(f"error: {folder_of(config)}: {ended}", file=sys.stderr)
-        else:
-            folders.append(ended)
+    return compare_complete(configs), stopped
+
+
+def compare_complete(configs: Sequence[Config]) -> list[Path]:
+    """Prints the comparison of the runs that are complete, whoever trained them.
+
+    Returns:
+        Their folders.
+    """
+    folders = [folder for folder in map(folder_of, configs) if is_intact(folder)]
+    if len(folders) < len(configs) and processes.is_first():
+        print(f"\n{len(folders)} of {len(configs)} runs are complete")
     if folders and processes.is_first():
         print(f"\n{report.compare(folders)}\n")
-    return folders, stopped
+    return folders
 
 
-def parse_arguments(arguments: Sequence[str]) -> tuple[list[Config], int | None]:
-    """Command-line arguments → the runs, and how many of them train at once.
+def parse_arguments(arguments: Sequence[str]) -> Grid:
+    """Command-line arguments → the runs, how many of them train at once, and the shard.
 
     Raises:
         ValueError: a value is out of its range, or an option has no effect on any run.
@@ -122,6 +148,14 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[list[Config], int | None]
         metavar="N",
         help=f"train up to N runs at once [{AT_ONCE} on an accelerator, 1 on a CPU]",
     )
+    runs.add_argument(
+        "--shard",
+        type=parse_shard,
+        default=WHOLE,
+        metavar="i/n",
+        help="train every n-th run from the i-th on, i = 0 to n - 1, and leave the others to other "
+        "processes with the same options [0/1]",
+    )
     for option in ("seed", "method"):
         if any(argument.split("=")[0] == f"--{option}" for argument in arguments):
             parser.error(f"--{option}: a grid takes --{option}s")
@@ -129,7 +163,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[list[Config], int | None]
     base, grid = parse_config(arguments, parser, without=("seed", "method", "control"))
     if grid.at_once is not None and grid.at_once < 1:
         parser.error(f"--at-once {grid.at_once}: expected at least 1")
-    return plan_grid(base, grid.seeds, grid.methods, grid.controls), grid.at_once
+    configs = plan_grid(base, grid.seeds, grid.methods, grid.controls)
+    return Grid(configs, grid.at_once, grid.shard)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -138,8 +173,8 @@ def main(arguments: Sequence[str]) -> int:
     def work() -> int:
         with processes.joined(arguments):
             keep_compilations()
-            configs, at_once = parse_arguments(arguments)
-            _, stopped = train_and_compare(configs, at_once=at_once)
+            configs, at_once, shard = parse_arguments(arguments)
+            _, stopped = train_and_compare(configs, at_once=at_once, shard=shard)
         return 1 if stopped else 0
 
     return exit_status(work)

@@ -13,6 +13,7 @@ from experiments import grid
 from experiments.names import run_name
 from experiments.presets import default_config
 from experiments.run_folder import RunError, is_complete
+from experiments.shards import WHOLE
 from experiments.training.compilation import keep_compilations
 
 REPOSITORY = Path(__file__).parents[1]
@@ -39,8 +40,8 @@ def test_every_seed_with_every_method_and_control():
 
 def test_options_of_a_run_are_taken_in_any_order():
     arguments = ["--hidden", "64", "32", "--seeds", "1", "2", "--task=mnist", "--at-once", "4"]
-    configs, at_once = grid.parse_arguments([*arguments, "--batch-size", "32"])
-    assert at_once == 4
+    configs, at_once, shard = grid.parse_arguments([*arguments, "--batch-size", "32"])
+    assert (at_once, shard) == (4, WHOLE)
     expected = dataclasses.replace(
         default_config("recommended", "mnist"), hidden=(64, 32), batch_size=32
     )

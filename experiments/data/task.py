@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,6 +10,9 @@ import numpy as np
 from experiments.data.functions import Fitted
 from experiments.objective import Objective
 from experiments.run_folder import TaskRecord
+
+if TYPE_CHECKING:
+    from experiments.data.records import Records
 
 
 class Split(NamedTuple):
@@ -24,6 +27,11 @@ class Split(NamedTuple):
     labels: jax.Array
 
 
+def host_split(inputs: Any, labels: Any) -> Split:
+    """A split of NumPy arrays, until it is put on the device."""
+    return Split(inputs, labels)
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """A problem with its data: all that training, reports and figures know of it.
@@ -31,7 +39,8 @@ class Task:
     Attributes:
         name: as in the config.
         splits: `train`, `validation` and `test`; of a function also `outside` (beyond the box that
-            the training points fill). Every split has the same shapes but for M.
+            the training points fill). Every split has the same shapes but for M. Of a streamed
+            task `train` has shapes and dtypes only.
         objective: loss, score, and how results are told.
         out_features: classes, characters, or 1.
         scale: inputs are divided by it, as float32, inside the compiled step; None for tokens,
@@ -44,6 +53,7 @@ class Task:
             [B, d] → values [B], → the arrays of fit.npz.
         label_scale: values were divided by it; results then give their error in the unit that
             they had.
+        records: the training examples of a streamed task.
     """
 
     name: str
@@ -57,6 +67,17 @@ class Task:
     extras: Mapping[str, Any] = field(default_factory=dict)
     tabulate_fit: Callable[[Fitted], dict[str, np.ndarray]] | None = None
     label_scale: float | None = None
+    records: "Records | None" = None
+
+    @property
+    def train(self) -> "Split | Records":
+        """The training examples, where they are."""
+        return self.splits["train"] if self.records is None else self.records
+
+    @property
+    def train_size(self) -> int:
+        """The number of training examples."""
+        return int(self.splits["train"].labels.shape[0])
 
     @property
     def shape(self) -> tuple[int, ...]:

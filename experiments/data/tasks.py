@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import Config
-from experiments.data import arrays, functions, images, tables
+from experiments.data import arrays, functions, images, records, tables
 from experiments.data.datasets import DATASETS, Dataset
 from experiments.data.encoding import Column, Encoding
 from experiments.data.reading import find_file
-from experiments.data.sources import DataError
+from experiments.data.sources import DataError, cache_folder
 from experiments.data.splits import stratified_split
-from experiments.data.task import Split, Task
+from experiments.data.task import Split, Task, host_split
 from experiments.data.text import load_text
 from experiments.data.user_tasks import find_maker, make_task
 from experiments.names import changed_fields
@@ -37,7 +37,8 @@ class Kind(NamedTuple):
     """How tasks of one kind are had.
 
     Attributes:
-        load: the task of a config; a DataError or ValueError says what is missing.
+        load: the task of a config, its arrays on the host; a DataError or ValueError says what is
+            missing.
         reads: the fields of the config, beside `task`, that the data depend on.
         check: raises ValueError for a name that no such task has, before any data are read.
         argument: what follows the colon, for the list of tasks.
@@ -68,7 +69,22 @@ def load_task(config: Config) -> Task:
         task = replace(task, objective=with_double_softmax(task.objective))
     if config.augment and not task.has_images:
         raise ValueError("augment = True: expected False for a task without images")
-    return task
+    return on_device(streamed(task) if config.stream else task)
+
+
+def streamed(task: Task) -> Task:
+    """The task with its training examples in a file of the cache folder."""
+    kept = records.keep(task.splits["train"], cache_folder(None) / "records")
+    return replace(task, splits={**task.splits, "train": kept.shapes}, records=kept)
+
+
+def on_device(task: Task) -> Task:
+    """The task with its arrays on the device, but for training examples in a file."""
+    splits = {
+        part: split if part == "train" and task.records else Split(*map(jnp.asarray, split))
+        for part, split in task.splits.items()
+    }
+    return replace(task, splits=splits)
 
 
 def _require_finite(task: Task) -> None:
@@ -141,7 +157,7 @@ class Loader:
         self._last: tuple[Any, Task] | None = None
 
     def __call__(self, config: Config) -> Task:
-        fields = ("task", "double_softmax", "augment", *find_kind(config.task).reads)
+        fields = ("task", "double_softmax", "augment", "stream", *find_kind(config.task).reads)
         what = tuple(getattr(config, field) for field in fields)
         if self._last is None or self._last[0] != what:
             self._last = what, load_task(config)
@@ -159,7 +175,7 @@ def _load_function(config: Config) -> Task:
     return Task(
         name=config.task,
         splits={
-            part: Split(jnp.asarray(points.inputs), jnp.asarray(points.values))
+            part: host_split(points.inputs, points.values)
             for part, points in samples._asdict().items()
             if points is not None
         },
@@ -180,7 +196,7 @@ def _load_table(config: Config) -> Task:
     classes, is_values = target.categories or (), target.categories is None
     return Task(
         name=config.task,
-        splits={part: Split(*map(jnp.asarray, pair)) for part, pair in table.parts.items()},
+        splits={part: host_split(*pair) for part, pair in table.parts.items()},
         objective=COLUMN_REGRESSION if is_values else CLASSIFICATION,
         out_features=1 if is_values else len(classes),
         class_names=classes,
@@ -214,7 +230,7 @@ def _task_of_images(config: Config, dataset: Dataset) -> Task:
     return Task(
         name=config.task,
         splits={
-            part: Split(jnp.asarray(inputs), jnp.asarray(labels.astype(np.int32)))
+            part: host_split(inputs, labels.astype(np.int32))
             for part, (inputs, labels) in parts.items()
         },
         objective=CLASSIFICATION,
@@ -246,7 +262,7 @@ def _load_text(config: Config) -> Task:
                 f"{CONTEXT + 1}"
             )
         windows = np.lib.stride_tricks.sliding_window_view(characters, CONTEXT + 1)[::stride]
-        splits[name] = Split(jnp.asarray(windows[:, :-1]), jnp.asarray(windows[:, 1:]))
+        splits[name] = host_split(windows[:, :-1], windows[:, 1:])
     return Task(
         name=config.task,
         splits=splits,

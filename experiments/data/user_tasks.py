@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import LARGEST, SMALLEST
-from experiments.data.task import Split, Task
+from experiments.data.task import Split, Task, host_split
 from experiments.importing import load_object, one_line
 from experiments.objective import (
     OBJECTIVES,
@@ -39,7 +39,7 @@ def find_maker(name: str) -> Callable[..., Any]:
 
 
 def make_task(name: str, seed: int) -> Task:
-    """The task that the user's function returns, its splits on the device.
+    """The task that the user's function returns, its splits on the host.
 
     Args:
         name: MODULE:NAME.
@@ -157,11 +157,13 @@ def _checked_split(part: str, split: Any) -> Split:
             )
     with np.errstate(over="ignore"):  # what is infinite in float32 is refused with the rest
         if inputs.dtype != np.uint8:
-            inputs = inputs.astype(np.int32 if inputs.dtype.kind in "iu" else np.float32)
-        labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
+            inputs = inputs.astype(
+                np.int32 if inputs.dtype.kind in "iu" else np.float32, copy=False
+            )
+        labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32, copy=False)
     if labels.dtype == np.float32 and labels.ndim == 1:
         labels = labels[:, None]  # values [M]: outputs are [M, 1]
-    return Split(jnp.asarray(inputs), jnp.asarray(labels))
+    return host_split(inputs, labels)
 
 
 def _named(objective: Objective, task_name: str) -> Objective:

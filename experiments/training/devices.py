@@ -61,6 +61,8 @@ def make_mesh(config: Config) -> Mesh | None:
         )
     if count == 1:
         return None
+    if config.stream:
+        raise ValueError(f"stream = True: expected one device, got {count}")
     # Auto, said: without it a mesh's axes belong to the types of arrays, and the network's code
     # would have to say where every result is.
     types = (AxisType.Auto, AxisType.Auto)

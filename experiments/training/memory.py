@@ -35,11 +35,12 @@ def require_memory(
         build: returns the network; traced only, and not asked again if it is the user's and fails.
         apply: (network, raw inputs, key) → outputs; likewise.
     """
-    size = len(task.splits["train"].labels)
+    size = task.train_size
     steps = _require_counts(config, size)
     drawn = steps * config.batch_size
+    on_device = {*task.splits} - ({"train"} if task.records else set())
     needed = {
-        "data": sum(array.nbytes for split in task.splits.values() for array in split),
+        "data": sum(_size(split) for part, split in task.splits.items() if part in on_device),
         # `draw`: indices, the random bits they come from, and for every step keys and results.
         "an epoch's order": 4 * drawn
         + 16 * (drawn if config.steps_per_epoch else size)

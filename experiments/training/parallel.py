@@ -86,8 +86,9 @@ def group_by_program(configs: Sequence[Config], at_once: int) -> list[list[int]]
     """Indices of the configs in groups of one program, of about equal size up to `at_once`."""
     programs: dict[Any, list[int]] = {}
     for index, config in enumerate(configs):
-        # A run that may go on at another learning rate than the others goes alone.
-        alone = index if config.retries else None
+        # A run that may go on at another learning rate than the others goes alone, and one that
+        # reads its own examples.
+        alone = index if config.retries or config.stream else None
         programs.setdefault((compile_key(config), config.data_dir, alone), []).append(index)
     groups = []
     for indices in programs.values():
@@ -204,7 +205,7 @@ def _train_phase(
         _stack_splits(runs, "train"),
         _stack_splits(runs, "validation"),
         seeds=[run.config.seed for run in runs],
-        size=len(runs[0].task.splits["train"].labels),
+        size=runs[0].task.train_size,
         first_epoch=runs[0].position.phase_epoch,
         first_step=runs[0].position.phase_step,
         checkpoint_seconds=min(run.config.checkpoint_seconds for run in runs),

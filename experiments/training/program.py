@@ -67,6 +67,7 @@ def compile_key(config: Config) -> Config:
         preset="recommended",
         seed=0,
         data_dir=None,
+        stream=False,
         run_dir=None,
         checkpoint_seconds=0.0,
         devices=0,

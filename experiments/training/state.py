@@ -91,9 +91,7 @@ class PhaseState(NamedTuple):
 def start_phase(model: nnx.Module, config: Config, task: Task, phase_index: int) -> PhaseState:
     """A phase of one run at its beginning, with a fresh optimiser."""
     graphdef, params, non_trainable = split_model(model)
-    steps = config.steps_per_epoch or math.ceil(
-        len(task.splits["train"].labels) / config.batch_size
-    )
+    steps = config.steps_per_epoch or math.ceil(task.train_size / config.batch_size)
     program = Program(
         graphdef,
         compile_key(config),

@@ -4,6 +4,7 @@ Where a run goes on after it was stopped is in resuming.py; several runs at once
 parallel.py, made of the same steps.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,10 +17,11 @@ import numpy as np
 from experiments import processes, run_folder, signals
 from experiments.checkpoints import Checkpoints
 from experiments.config import Config
+from experiments.data.records import Records
 from experiments.data.tasks import Split, Task, load_task
 from experiments.run_folder import RunError, folder_of, is_intact
-from experiments.training import devices, networks, step
-from experiments.training.draws import draw
+from experiments.training import devices, networks, step, stream
+from experiments.training.draws import Draws, draw
 from experiments.training.outcome import switch_phase, test_phase, write_results
 from experiments.training.progress import Progress
 from experiments.training.resuming import begin_phase, resume, retry
@@ -113,10 +115,10 @@ def train_phase(run: Run, phase: PhaseState, progress: Progress) -> PhaseState:
     mesh = phase.program.mesh
     parts = run_epochs(
         phase,
-        devices.replicate(mesh, run.task.splits["train"]),
+        devices.replicate(mesh, run.task.train),
         devices.replicate(mesh, run.task.splits["validation"]),
         seeds=[run.config.seed],
-        size=len(run.task.splits["train"].labels),
+        size=run.task.train_size,
         first_epoch=run.position.phase_epoch,
         first_step=run.position.phase_step,
         checkpoint_seconds=run.config.checkpoint_seconds,
@@ -165,7 +167,7 @@ class Pace:
 
 def run_epochs(
     phase: PhaseState,
-    train: Split,
+    train: Split | Records,
     validation: Split,
     *,
     seeds: Sequence[int],
@@ -181,7 +183,8 @@ def run_epochs(
 
     Args:
         phase: after `first_step` steps of `first_epoch`; its state is donated.
-        train, validation: data on the device.
+        train: data on the device, or of one run in a file.
+        validation: data on the device.
         seeds: of the phase's runs.
         size: number of training examples of a run.
         first_epoch: within the phase, from 0.
@@ -204,32 +207,43 @@ def run_epochs(
             seen += seconds
         return Part(steps, metrics, seconds, state)
 
+    # Streamed blocks are read two epochs ahead at most.
+    @functools.lru_cache(maxsize=3 if isinstance(train, Records) else 1)
+    def drawn(number: int) -> Draws:
+        return draw(program, seeds, number, size)
+
+    def order(number: int) -> jax.Array:
+        return drawn(number).indices
+
     under_way: dict[str, Any] | None = None
-    for number in range(first_epoch, program.spec.epochs):
-        draws, epoch = draw(program, seeds, number, size), jnp.int32(number)
-        draws = devices.place_draws(program.mesh, draws)
-        done, first_step = first_step, 0
-        while done < program.steps:
-            begun, first = time.monotonic(), done
-            done = min(first + pace.steps, program.steps)
-            state = run_steps(program, state, non_trainable, train, draws, epoch, first, done)
-            if done - first < program.steps:
-                jax.block_until_ready(state.sums.loss)
-                pace.measured(done - first, processes.largest(time.monotonic() - begun))
-            if done < program.steps and is_due(CHUNK_SECONDS):
-                yield arrived(done, step.look(program, state), state)
+    with stream.feeding(program, train, order, first_epoch, first_step) as feed:
+        for number in range(first_epoch, program.spec.epochs):
+            draws, epoch = drawn(number), jnp.int32(number)
+            draws = devices.place_draws(program.mesh, draws)
+            done, first_step = first_step, 0
+            for block in feed(draws):
+                while done < block.last:
+                    begun, first = time.monotonic(), done
+                    done = min(first + pace.steps, block.last)
+                    data = block.train, block.draws
+                    state = run_steps(program, state, non_trainable, *data, epoch, first, done)
+                    if done - first < program.steps:
+                        jax.block_until_ready(state.sums.loss)
+                        pace.measured(done - first, processes.largest(time.monotonic() - begun))
+                    if done < program.steps and is_due(CHUNK_SECONDS):
+                        yield arrived(done, step.look(program, state), state)
+                        saved = time.monotonic()
+            state, metrics = step.end_epoch(
+                program, state, non_trainable, validation, draws.evaluation, epoch
+            )
+            # The device has its next epoch: time to look at the last one.
+            if under_way is not None:
+                yield arrived(program.steps, under_way, None)
+            under_way = metrics
+            if number + 1 == program.spec.epochs or is_due():
+                yield arrived(program.steps, under_way, state)
+                under_way = None
                 saved = time.monotonic()
-        state, metrics = step.end_epoch(
-            program, state, non_trainable, validation, draws.evaluation, epoch
-        )
-        # The device has its next epoch: time to look at the last one.
-        if under_way is not None:
-            yield arrived(program.steps, under_way, None)
-        under_way = metrics
-        if number + 1 == program.spec.epochs or is_due():
-            yield arrived(program.steps, under_way, state)
-            under_way = None
-            saved = time.monotonic()
 
 
 def record(run: Run, phase: PhaseState, part: Part) -> dict[str, Any] | None:

@@ -112,9 +112,8 @@ def require_trainable(
                 "expected the functions of --pool, no groups, no nnx.vmap or nnx.scan"
             )
     graphdef, state = nnx.split(model)
-    train = task.splits["train"].inputs
     rows = max(2, config.draws_of_batch)  # a draw of choices needs an example
-    inputs = jax.ShapeDtypeStruct((rows, *train.shape[1:]), train.dtype)
+    inputs = jax.ShapeDtypeStruct((rows, *task.shape), task.splits["train"].inputs.dtype)
     try:
         outputs = jax.eval_shape(
             lambda state, x, key: run(nnx.merge(graphdef, state, copy=True), x, key),
