@@ -6,6 +6,7 @@ Reading changes nothing; what is stale is removed after a newer state is on disk
 
 import contextlib
 import errno
+import functools
 import gc
 import hashlib
 import json
@@ -239,6 +240,7 @@ class Checkpoints:
             try:
                 return (checkpointer or self._checkpointer).restore(place, args=args)
             except Exception as error:  # Orbax and its storage raise many kinds
+                _drop_what_follows()
                 told = _first_line(error)
                 failure = DamagedCheckpoint(told)
                 if may_pass(error, place):
@@ -333,6 +335,20 @@ def _quiet() -> Iterator[None]:
         sys.unraisablehook = hook
         for logger, disabled in zip(loggers, before, strict=True):
             logger.disabled = disabled
+
+
+@functools.cache
+def _drop_what_follows() -> None:
+    """Drops what Orbax's other threads met after one of them failed, told when it is freed."""
+    hook = sys.unraisablehook
+
+    def of_others(unraisable: Any) -> None:
+        code = getattr(unraisable.object, "cr_code", None)
+        if code is None or "orbax" not in code.co_filename:
+            hook(unraisable)
+
+    sys.unraisablehook = of_others
+    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
 
 
 def _first_line(error: BaseException) -> str:

@@ -73,7 +73,7 @@ def command_of(config: Config) -> list[str]:
 
 def left(folder: Path) -> dict[str, str]:
     """Everything that a run leaves but for seconds and dates; of its checkpoints the last."""
-    run = read_run(folder, {})
+    run = read_run(folder, {}, last_checkpoints=1)
     run["config"].pop("checkpoint_seconds")
     run["checkpoints"] = run["checkpoints"].popitem()[1]
     return {name: text_of(value) for name, value in flat(run).items()}
@@ -272,7 +272,7 @@ def bits(times: int, rng: random.Random, home: Path) -> collections.Counter[str]
     def damage(folder: Path, rng: random.Random) -> None:
         (folder / "summary.json").unlink(missing_ok=True)
         newest = max((folder / "checkpoints").iterdir(), key=lambda place: int(place.name))
-        files = [path for path in newest.rglob("*") if path.is_file()]
+        files = [path for path in sorted(newest.rglob("*")) if path.is_file()]
         large = [path for path in files if path.stat().st_size > 10_000]
         position = [newest / "position" / "metadata"]
         flip(rng.choice(position if rng.random() < 0.2 else large), rng)
@@ -284,8 +284,8 @@ def files(times: int, rng: random.Random, home: Path) -> collections.Counter[str
     """Any damage to any file."""
 
     def damage(folder: Path, rng: random.Random) -> None:
-        top = [path for path in folder.iterdir() if path.is_file() and path.name[0] != "."]
-        inside = [path for path in (folder / "checkpoints").rglob("*") if path.is_file()]
+        top = [path for path in sorted(folder.glob("[!.]*")) if path.is_file()]
+        inside = [path for path in sorted(folder.glob("checkpoints/**/*")) if path.is_file()]
         path = rng.choice(rng.choice([top, inside]))
         if path in inside:  # of a complete run they are not read
             (folder / "summary.json").unlink(missing_ok=True)

@@ -25,8 +25,8 @@ def saved_epochs(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def read_run(folder: Path, places: Mapping[str, Path]) -> Run:
-    """All JSON, arrays and checkpoints of a run folder."""
+def read_run(folder: Path, places: Mapping[str, Path], *, last_checkpoints: int = 0) -> Run:
+    """All JSON and arrays of a run folder, and its checkpoints, or so many of the last."""
     run: Run = {}
     for path in sorted(folder.glob("*.json")):
         run[path.stem] = json.loads(path.read_text())
@@ -36,7 +36,8 @@ def read_run(folder: Path, places: Mapping[str, Path]) -> Run:
         with np.load(path) as file:
             run[path.stem] = dict(file)
     run["checkpoints"] = {
-        str(n): _checkpoint(folder / f"checkpoints/{n}") for n in saved_epochs(folder)
+        str(n): _checkpoint(folder / f"checkpoints/{n}")
+        for n in saved_epochs(folder)[-last_checkpoints:]
     }
 
     def recorded(value: Any) -> Any:

@@ -414,9 +414,10 @@ class Rows:
 
 def _epoch_of(line: bytes) -> Any:
     try:
-        return json.loads(line)["epoch"]
-    except (ValueError, LookupError, TypeError):
+        epoch = json.loads(line)["epoch"]
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
+    return epoch if isinstance(epoch, int) else None
 
 
 def write_choices(folder: Path, layers: Mapping[str, LayerChoices]) -> None:

@@ -66,7 +66,7 @@ def test_a_device_with_memory_of_its_own_counts_first(monkeypatch):
         def __str__(self):
             return "cuda:0"
 
-    monkeypatch.setattr(jax, "devices", lambda: [Device()])
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
     memory._require_room(default_config(), {"data": 2**30})
     with pytest.raises(
         ValueError, match=r"about 2 GiB \(data 2 GiB\), the device cuda:0 has 1 GiB"
