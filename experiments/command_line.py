@@ -48,7 +48,7 @@ def exit_status(work: Callable[[], int]) -> int:
         return 1
     except (KeyboardInterrupt, signals.Interrupted) as error:
         number = getattr(error, "number", signal.SIGINT)
-        print("interrupted; the same command again resumes", file=sys.stderr)
+        print(signals.INTERRUPTED, file=sys.stderr)
         return 128 + number
     finally:
         for stream in (sys.stdout, sys.stderr):

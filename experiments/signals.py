@@ -1,6 +1,7 @@
 """Signals that ask a command to end, and a training loop that ends where nothing is lost."""
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -9,12 +10,14 @@ from types import FrameType
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+INTERRUPTED = "interrupted; the same command again resumes"
+
 _asked: int | None = None
 _deferred = False
 
 
 class Interrupted(BaseException):
-    """A signal asked to end; `number` is the signal's."""
+    """A signal asked to end, and nothing would be lost; `number` is the signal's."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -23,10 +26,11 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def caught() -> Iterator[None]:
-    """Raises Interrupted at a signal, at once, or where a deferring block asks for it.
+    """Ends the process at a signal, with one line; in a deferring block only where it asks for it.
 
-    The second signal ends the process as if there were no handler. Signals that the parent ignores
-    (nohup) stay ignored. Only the main thread has handlers.
+    The exit status is 128 and the signal's number. The second signal ends the process as if there
+    were no handler. Signals that the parent ignores (nohup) stay ignored. Only the main thread has
+    handlers.
     """
     global _asked
     if threading.current_thread() is not threading.main_thread():
@@ -50,10 +54,21 @@ def _handle(number: int, frame: FrameType | None) -> None:
     for other in NUMBERS:
         if signal.getsignal(other) is _handle:
             signal.signal(other, signal.SIG_DFL)
-    if not _deferred:
-        raise Interrupted(number)
-    _asked = number
-    print("asked to end: saving first; a second signal ends at once", file=sys.stderr, flush=True)
+    if _deferred:
+        _asked = number
+        _tell("asked to end: saving first; a second signal ends at once")
+        return
+    # Not by an exception: raised in a finaliser it would be printed and forgotten.
+    _tell(INTERRUPTED)
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # the stream may be in use
+        sys.stdout.flush()
+    os._exit(128 + number)
+
+
+def _tell(text: str) -> None:
+    """A line on stderr, past its buffer, which may be in use."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode())
 
 
 @contextlib.contextmanager

@@ -252,6 +252,30 @@ def test_a_second_signal_ends_at_once():
     assert done.returncode == -signal.SIGTERM
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_outside_of_training_ends_at_once_even_in_a_finaliser(number):
+    program = (
+        "import os, sys, time\n"
+        "from experiments.command_line import exit_status\n"
+        "class Last:\n"
+        "    def __del__(self):\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "        time.sleep(0.1)\n"
+        "def work():\n"
+        "    print('begun')\n"
+        "    last = Last()\n"
+        "    del last\n"
+        "    return 0\n"
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.exit(exit_status(work))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 128 + number
+    assert done.stdout == "begun\n"
+    assert done.stderr == "interrupted; the same command again resumes\n"
+
+
 def test_signals_that_the_parent_ignores_stay_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
