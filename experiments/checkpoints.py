@@ -240,12 +240,12 @@ class Checkpoints:
             try:
                 return (checkpointer or self._checkpointer).restore(place, args=args)
             except Exception as error:  # Orbax and its storage raise many kinds
-                _drop_what_follows()
                 told = _first_line(error)
                 failure = DamagedCheckpoint(told)
                 if may_pass(error, place):
                     failure = RunError(f"{place} cannot be read now ({told}); nothing is changed")
             gc.collect()  # its other threads failed too, and each would tell so when it is freed
+        _drop_what_follows()
         raise failure
 
     def _require_structure(
