@@ -39,7 +39,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-r
 QUICK := XLA_FLAGS="$(XLA_FLAGS) $$($(BIN)/python tests/quick_flags.py)"
 
 # What one worker or mode compiled serves the others.
-tests tests-tree: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(VENV)/jax-cache
+tests tests-tree: export JAX_COMPILATION_CACHE_DIR = $(abspath $(VENV))/jax-cache
 tests tests-tree: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0.1
 
 # The longest files first, so that no worker is left alone with one of them.
