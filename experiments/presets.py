@@ -94,6 +94,7 @@ RECOMMENDED: dict[str, Recommended] = {
             weight_decay=5e-4,
             clip=0.0,
             logit_learning_rate=3e-3,
+            carry_moments=True,
         ),
     ),
     "tiny_shakespeare": Recommended(
