@@ -57,6 +57,7 @@ BEFORE_THEIR_OPTIONS = {
     "estimator": "gumbel_straight_through",
     "start": "none",
     "drop_worse": False,
+    "carry_moments": False,
 }
 """What a run did before the options were there."""
 
@@ -204,7 +205,7 @@ class Config:
     the one with the lowest validation loss, or the last."""
     carry_weights: bool = True
     """Phase 2 continues with the weights of phase 1; otherwise they are reinitialized."""
-    carry_moments: bool = False
+    carry_moments: bool = True
     """And with the moments of their optimiser; otherwise these begin at 0."""
     control: Control = "learned"
     """What phase 2 fixes: the learned choices, or a control: the same counts on shuffled neurons
