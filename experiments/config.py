@@ -70,6 +70,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "selective_epochs": (1, LARGEST_INT),
     "mixed_epochs": (1, LARGEST_INT),
+    "refine_epochs": (0, LARGEST_INT),
     "steps_per_epoch": (0, LARGEST_INT),
     "batch_size": (1, LARGEST_INT),
     "draws": (0, LARGEST_INT),
@@ -128,6 +129,8 @@ class Config:
     """Epochs of phase 1."""
     mixed_epochs: int = 20
     """Epochs of phase 2."""
+    refine_epochs: int = 0
+    """Epochs of a last phase, of an mlp: each step one of L-BFGS on all training examples."""
     steps_per_epoch: int = 0
     """0: an epoch is one shuffled pass, the last short batch kept. Otherwise that many batches
     drawn with replacement."""
@@ -340,6 +343,9 @@ def _validate(config: Config) -> None:
     fixed = config.estimator != "reinmax" or (config.noise, config.final_noise) == (1.0, 1.0)
     require(fixed, "noise", "1 for reinmax")
     require(0 < config.fix_share <= 1, "fix_share", "in (0, 1]")
+    refined = bool(config.refine_epochs)
+    require(not refined or config.network == "mlp", "refine_epochs", "0 but for an mlp")
+    require(not (refined and config.stream), "stream", "False with refine_epochs: L-BFGS needs all")
     by_layer = not (config.layer_by_layer and config.fix_when == "plateau")
     require(by_layer, "layer_by_layer", "False for plateau: the loss is of the whole network")
     for name in ("validation_fraction", "test_fraction", "start_probability"):
@@ -374,20 +380,31 @@ def check_method(config: Config) -> None:
 
 @dataclass(frozen=True)
 class PhaseSpec:
-    """One phase of a run: in `selective` the neurons choose, in the others nothing is chosen."""
+    """One phase of a run.
 
-    name: Literal["selective", "mixed", "uniform"]
+    In `selective` the neurons choose, in the others nothing is chosen; in `refined` a step is one
+    of L-BFGS.
+    """
+
+    name: Literal["selective", "mixed", "uniform", "refined"]
     epochs: int
 
 
 def phases(config: Config) -> tuple[PhaseSpec, ...]:
     """The phases of a run, in order."""
-    if config.method == "two_phase":
-        return (
-            PhaseSpec("selective", config.selective_epochs),
-            PhaseSpec("mixed", config.mixed_epochs),
-        )
-    return (PhaseSpec("uniform", config.selective_epochs + config.mixed_epochs),)
+    refined = (PhaseSpec("refined", config.refine_epochs),) if config.refine_epochs else ()
+    if config.is_uniform:
+        return (PhaseSpec("uniform", config.selective_epochs + config.mixed_epochs), *refined)
+    return (
+        PhaseSpec("selective", config.selective_epochs),
+        PhaseSpec("mixed", config.mixed_epochs),
+        *refined,
+    )
+
+
+def has_fixed_choices(config: Config, phase_index: int) -> bool:
+    """Whether the network of a phase is the one that the switch made."""
+    return phase_index > 0 and not config.is_uniform
 
 
 def epochs_before(config: Config, phase_index: int) -> int:

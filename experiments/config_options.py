@@ -31,8 +31,16 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "network": ("network", "architecture", "hidden", "initialization", "dtype"),
     "training": (
-        *("selective_epochs", "mixed_epochs", "steps_per_epoch", "batch_size", "optimizer"),
-        *("learning_rate", "schedule", "warmup", "weight_decay", "clip", "double_softmax"),
+        *("selective_epochs", "mixed_epochs", "refine_epochs", "steps_per_epoch", "batch_size"),
+        *(
+            "optimizer",
+            "learning_rate",
+            "schedule",
+            "warmup",
+            "weight_decay",
+            "clip",
+            "double_softmax",
+        ),
         "retries",
     ),
     "phase 1 and logits": (

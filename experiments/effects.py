@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
-from experiments.config import WITHOUT_NOISE, Config, phases, total_epochs
+from experiments.config import WITHOUT_NOISE, Config, phases
 
 
 class WithoutEffect(NamedTuple):
@@ -86,7 +86,7 @@ WITHOUT_EFFECT: tuple[WithoutEffect, ...] = (
     WithoutEffect(
         ("warmup",),
         lambda config, preset: (
-            bool(steps := total_epochs(config) * config.steps_per_epoch)
+            bool(steps := (config.selective_epochs + config.mixed_epochs) * config.steps_per_epoch)
             and round(config.warmup * steps) == round(preset.warmup * steps)
         ),
         "in steps it is the warm-up of the preset",

@@ -23,7 +23,7 @@ from flax import nnx
 
 from experiments import run_folder
 from experiments.checkpoints import Checkpoints, DamagedCheckpoint
-from experiments.config import Config, phases
+from experiments.config import Config, has_fixed_choices, phases
 from experiments.data.datasets import KERAS_ARRAYS
 from experiments.data.encoding import encode_inputs, encode_target, encoding_of
 from experiments.data.reading import read_arrays, read_columns
@@ -95,10 +95,10 @@ def load_run(folder: str | Path) -> TrainedRun:
         last = moments[-1]
         try:
             position = checkpoints.restore_position(last)
-            if position.phase_index == 0:
-                network = networks.build_model(config, task)
-            else:
+            if has_fixed_choices(config, position.phase_index):
                 network = networks.mixed_model(config, task, position.choices)
+            else:
+                network = networks.build_model(config, task)
             _, params, _ = split_model(network)
             part = "params" if config.select_epoch == "last" else "best_params"
             params = checkpoints.restore_part(last, part, params)

@@ -1,12 +1,7 @@
-"""Functions to fit. Add one in a line; its task is `function:NAME`.
-
-A target takes its variables as arrays of one shape and returns that shape; the number of variables
-is the number of its arguments. `function:MODULE:NAME` is a function in a module of the user's.
-"""
+"""Points of functions to fit: those of targets.py, or `function:MODULE:NAME`, the user's."""
 
 import ast
 import inspect
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,26 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.data import targets
+from experiments.data.targets import TARGETS
 from experiments.importing import load_object, one_line
-
-TARGETS: dict[str, Callable[..., np.ndarray]] = {
-    "product_sine": lambda x1, x2, x3: x1 * x2 + np.sin(2 * x3),
-    "normal_density": lambda x1, x2: (
-        np.exp(-((x1 / (np.abs(x2) + 1)) ** 2) / 2) / math.sqrt(2 * math.pi)
-    ),
-    "kinks": lambda x1, x2, x3: np.maximum(x1 - 0.5, 0) - np.maximum(x2, 0) + np.abs(x3 + 0.3),
-    "radial_wave": lambda x1, x2: np.sin(3 * np.sqrt(x1**2 + x2**2 + 0.1)),
-    "ratio": lambda x1, x2, x3, x4: (x1 - x2) / (1 + x3**2 + x4**2),
-    # The last seven: two formulas of Feynman's lectures (I.8.14, I.16.6) and one like I.37.4, a
-    # polynomial, a steep wall, a product of unlike factors, a slow growth.
-    "distance": lambda x1, x2, x3, x4: np.sqrt((x1 - x2) ** 2 + (x3 - x4) ** 2),
-    "sum_of_velocities": lambda x1, x2: (x1 + x2) / (1 + x1 * x2 / 10),
-    "interference": lambda x1, x2, x3: x1**2 + x2**2 + 2 * np.abs(x1 * x2) * np.cos(x3),
-    "rosenbrock": lambda x1, x2: (1 - x1) ** 2 + 5 * (x2 - x1**2) ** 2,
-    "wall": lambda x1, x2, x3: np.tanh(4 * (x1 + x2)) * x3,
-    "decay": lambda x1, x2: np.exp(-np.abs(x1)) * np.cos(2 * x2),
-    "growth": lambda x1, x2, x3: np.log(1 + x1**2 + x2**2) * x3,
-}
 
 RANGE = (-2.0, 2.0)
 """Training and test points are uniform on [−2, 2]^d, if no other range is given."""
@@ -93,12 +71,12 @@ def variables(name: str) -> tuple[str, ...]:
 
 
 def formulas() -> dict[str, str]:
-    """Every target as it is written in this file, without the names of modules."""
-    tree = ast.parse(Path(__file__).read_text())
+    """Every target as it is written, without the names of modules."""
+    tree = ast.parse(Path(targets.__file__).read_text())
     lambdas = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
     written = {node.lineno: ast.unparse(node.body) for node in lambdas}
     return {
-        name: re.sub(r"\b(np|math)\.", "", written.get(target.__code__.co_firstlineno, ""))
+        name: re.sub(r"\b(np|math|special)\.", "", written.get(target.__code__.co_firstlineno, ""))
         for name, target in TARGETS.items()
     }
 

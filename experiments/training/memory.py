@@ -13,6 +13,7 @@ from experiments.config import LARGEST_INT, Config, total_epochs
 from experiments.data.task import Task
 from experiments.machine import as_gib, host_memory
 from experiments.names import network_name
+from experiments.training.optimizer import MEMORY
 
 T = TypeVar("T")
 
@@ -57,10 +58,13 @@ def require_memory(
     graphdef, params, rest = parts
     # The parameters, the best ones, gradients, and the moments of the optimiser.
     copies = 3 + (2 if config.optimizer == "adam" else 1)
+    if config.refine_epochs:
+        copies = max(copies, 3 + 2 * MEMORY)
     needed["weights and optimiser"] = copies * _size(params)
     _require_room(config, needed)
     train = task.splits["train"].inputs
-    inputs = jax.ShapeDtypeStruct((config.batch_size, *task.shape), train.dtype)
+    batch = size if config.refine_epochs else config.batch_size
+    inputs = jax.ShapeDtypeStruct((batch, *task.shape), train.dtype)
     forward = jax.make_jaxpr(
         lambda params, rest, x, key: apply(nnx.merge(graphdef, params, rest, copy=True), x, key)
     )

@@ -7,23 +7,29 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.config import Config, epochs_before, total_epochs
+from experiments.config import Config, epochs_before
 from experiments.training.program import Params, Program
+
+MEMORY = 20
+"""Of L-BFGS: so many steps and differences of gradients stand for the curvature."""
 
 
 def learning_rate(program: Program, step: jax.Array | int) -> jax.Array:
-    """The weights' learning rate at a step of the phase."""
+    """The weights' learning rate at a step of the phase; of L-BFGS the first length it tries."""
     config = program.config
+    if program.spec.name == "refined":
+        return jnp.float32(1.0)
     before = epochs_before(config, program.phase_index) * program.steps
+    total = config.selective_epochs + config.mixed_epochs
     if config.schedule == "constant":
         rate = jnp.float32(config.learning_rate)
     else:
         epochs, offset = program.spec.epochs, 0
         if config.schedule == "cosine":
-            epochs, offset = total_epochs(config), before
+            epochs, offset = total, before
         cosine = optax.cosine_decay_schedule(config.learning_rate, epochs * program.steps)
         rate = cosine(step + offset)
-    warmup_steps = round(config.warmup * total_epochs(config) * program.steps)
+    warmup_steps = round(config.warmup * total * program.steps)
     if not warmup_steps:
         return rate
     return rate * jnp.minimum((before + step + 1) / warmup_steps, 1.0)
@@ -44,9 +50,11 @@ def scales(program: Program, step: jax.Array | int) -> dict[str, Any]:
     return found
 
 
-def optimizer(program: Program) -> optax.GradientTransformation:
-    """Weights and logits as two groups, clipped together or the weights alone."""
+def optimizer(program: Program) -> optax.GradientTransformationExtraArgs:
+    """Weights and logits as two groups, clipped together or the weights alone; or L-BFGS."""
     config = program.config
+    if program.spec.name == "refined":
+        return optax.lbfgs(memory_size=MEMORY)
     rate: Any = config.logit_learning_rate
     if config.logit_warmup:
         frozen_steps = round(config.logit_warmup * program.spec.epochs * program.steps)
@@ -61,7 +69,8 @@ def optimizer(program: Program) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     if not config.clip_together:
         groups["weights"], clip = optax.chain(clip, groups["weights"]), optax.identity()
-    return optax.chain(clip, optax.multi_transform(groups, {name: name for name in groups}))
+    chain = optax.chain(clip, optax.multi_transform(groups, {name: name for name in groups}))
+    return optax.with_extra_args_support(chain)
 
 
 def carry_moments(before: optax.OptState, fresh: optax.OptState) -> optax.OptState:

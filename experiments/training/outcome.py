@@ -105,6 +105,15 @@ def switch_phase(run: Run, phase: PhaseState) -> nnx.Module:
     return switched
 
 
+def go_on(run: Run, phase: PhaseState) -> nnx.Module:
+    """A phase's network as it is; `run.position` is then the beginning of the next phase."""
+    run.position = run.position._replace(
+        phase_index=phase.program.phase_index + 1, phase_epoch=0, phase_step=0
+    )
+    network: nnx.Module = phase.model()
+    return network
+
+
 def choices_of(network: nnx.Module) -> dict[str, LayerChoices]:
     """What the fixed layers of a network have, by their paths."""
     return {

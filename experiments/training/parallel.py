@@ -22,7 +22,7 @@ from experiments.config import Config, phases
 from experiments.data.tasks import Loader, Split
 from experiments.run_folder import RunError, folder_of, is_intact
 from experiments.training import devices, networks
-from experiments.training.outcome import switch_phase, test_phase, write_results
+from experiments.training.outcome import go_on, switch_phase, test_phase, write_results
 from experiments.training.program import compile_key
 from experiments.training.progress import Progress
 from experiments.training.resuming import Build, begin_phase, fall_back, restore
@@ -190,7 +190,8 @@ def _train_cohort(
                 write_results(run, phase_of_run, outputs)
             else:
                 next_runs.append(run)
-                network = switch_phase(run, phase_of_run)
+                chosen = phase.program.spec.name == "selective"
+                network = (switch_phase if chosen else go_on)(run, phase_of_run)
                 next_phases.append(begin_phase(run, network, phase_of_run))
         runs = next_runs
         if runs:

@@ -11,7 +11,7 @@ from flax import nnx
 
 from experiments import processes, run_folder
 from experiments.checkpoints import START, DamagedCheckpoint, Moment
-from experiments.config import Config
+from experiments.config import Config, has_fixed_choices
 from experiments.data.task import Task
 from experiments.run_folder import DamagedRows, LayerChoices, Rows, RunError, is_complete
 from experiments.training import networks
@@ -31,9 +31,10 @@ def begin_phase(run: Run, model: nnx.Module, before: PhaseState | None = None) -
     Args:
         before: the phase that ended, whose moments go on if the config says so.
     """
-    run.fixed_layers = summarize(model) if run.position.phase_index == 1 else {}
+    fixed = has_fixed_choices(run.config, run.position.phase_index)
+    run.fixed_layers = summarize(model) if fixed else {}
     phase = start_phase(model, run.settings, run.task, run.position.phase_index)
-    if before is None or not run.config.carries_moments:
+    if phase.program.spec.name != "mixed" or before is None or not run.config.carries_moments:
         return phase
     opt_state = carry_moments(before.state.opt_state, phase.state.opt_state)
     return phase._replace(state=phase.state._replace(opt_state=opt_state))
@@ -75,14 +76,15 @@ def restore(run: Run, moment: Moment, build: Build = networks.build_model) -> Ph
         DamagedRows: metrics.jsonl does not hold the rows of that moment.
     """
     run.position = run.checkpoints.restore_position(moment)
-    if run.position.phase_index == 0:
-        model = build(run.config, run.task)
-    else:
+    fixed = has_fixed_choices(run.config, run.position.phase_index)
+    if fixed:
         model = networks.mixed_model(run.config, run.task, run.position.choices)
+    else:
+        model = build(run.config, run.task)
     phase = begin_phase(run, model)
     state, run.logits = run.checkpoints.restore_state(moment, phase.state)
     told = [run.rows.restore(run.epochs_done, run.position.rows)]
-    if run.position.phase_index == 1:
+    if fixed:
         told.append(remake_choices(run, choices_of(model)))
     print(*(f"{line}\n" for line in told if line), sep="", end="", flush=True)
     return phase._replace(state=state)

@@ -102,8 +102,9 @@ def start_phase(model: nnx.Module, config: Config, task: Task, phase_index: int)
         task.seeded,
         has_convolutions=any(isinstance(m, nnx.Conv) for _, m in nnx.iter_modules(model)),
     )
-    best = jax.tree.map(jnp.copy, params)  # the state is donated: no buffer may appear twice
-    opt_state = optimizer(program).init(trained(params))
+    # The state is donated: no buffer may appear twice in it.
+    best = jax.tree.map(jnp.copy, params)
+    opt_state = jax.tree.map(jnp.copy, optimizer(program).init(trained(params)))
     sums = Sums(jnp.zeros(steps), jnp.zeros(steps), jnp.zeros(steps), jnp.zeros(steps, jnp.int32))
     before = choices_to_compare(config, params["selection"])
     state = TrainState(params, opt_state, sums, before, best, jnp.float32(jnp.inf), jnp.int32(0))

@@ -67,6 +67,42 @@ def _step(
     return devices.keep(program.mesh, state)
 
 
+def _refining_step(
+    program: Program,
+    state: TrainState,
+    non_trainable: nnx.State,
+    train: Split,
+    draws: Draws,
+    epoch: Step,
+    number: Step,
+) -> TrainState:
+    """One step of L-BFGS on all examples; its loss and score are those after it."""
+
+    def outputs_of(trainable: Params) -> tuple[jax.Array, jax.Array]:
+        model = program.model({**state.params, **trainable}, non_trainable)
+        outputs = apply(program, model, train.inputs, draws.noise[number])
+        return program.objective.losses_and_scores(outputs, train.labels)
+
+    def loss(trainable: Params) -> jax.Array:
+        return jnp.mean(outputs_of(trainable)[0])
+
+    rule, trainable = optimizer(program), trained(state.params)
+    value, gradients = optax.value_and_grad_from_state(loss)(trainable, state=state.opt_state)
+    updates, opt_state = rule.update(
+        gradients, state.opt_state, trainable, value=value, grad=gradients, value_fn=loss
+    )
+    trainable = optax.apply_updates(trainable, updates)
+    losses, scores = outputs_of(trainable)
+    count = jnp.int32(losses.size)
+    sums = Sums(jnp.mean(losses), jnp.sum(losses), jnp.sum(scores), count)
+    state = state._replace(
+        params={**state.params, **trainable},
+        opt_state=opt_state,
+        sums=jax.tree.map(lambda all, one: all.at[number].set(one), state.sums, sums),
+    )
+    return devices.keep(program.mesh, state)
+
+
 # Steps
 
 
@@ -92,7 +128,7 @@ def run_steps(
         epoch: within the phase, from 0, int32 []; the same for all runs.
         first, last: within the epoch, from 0, int32 [].
     """
-    step = _over_runs(program, _step, 0, 0, _data_axis(program), 0, None, None)
+    step = _over_runs(program, _step_of(program), 0, 0, _data_axis(program), 0, None, None)
 
     def body(number: jax.Array, state: TrainState) -> TrainState:
         return step(state, non_trainable, train, draws, epoch, number)
@@ -125,8 +161,12 @@ def run_steps_from_host(
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def run_step(program: Program, state: TrainState, *arguments: Any) -> TrainState:
     """One compiled training step, of the arguments of `_step`; the state is donated."""
-    step = _over_runs(program, _step, 0, 0, _data_axis(program), 0, None, None)
+    step = _over_runs(program, _step_of(program), 0, 0, _data_axis(program), 0, None, None)
     return step(state, *arguments)
+
+
+def _step_of(program: Program) -> Callable[..., TrainState]:
+    return _refining_step if program.spec.name == "refined" else _step
 
 
 def steps_function(program: Program) -> Callable[..., TrainState]:

@@ -22,7 +22,7 @@ from experiments.data.tasks import Split, Task, load_task
 from experiments.run_folder import RunError, folder_of, is_intact
 from experiments.training import devices, networks, step, stream
 from experiments.training.draws import Draws, draw
-from experiments.training.outcome import switch_phase, test_phase, write_results
+from experiments.training.outcome import go_on, switch_phase, test_phase, write_results
 from experiments.training.progress import Progress
 from experiments.training.resuming import begin_phase, resume, retry
 from experiments.training.state import PhaseState, Run, TrainState, open_run
@@ -76,7 +76,7 @@ def train_and_evaluate(
 
 
 def train(run: Run, phase: PhaseState | None, progress: Progress) -> None:
-    """A run, or what is left of it: the two phases, and their results.
+    """A run, or what is left of it: its phases, and their results.
 
     Args:
         phase: where it stands; None at its beginning.
@@ -88,11 +88,18 @@ def train(run: Run, phase: PhaseState | None, progress: Progress) -> None:
     if run.position.phase_index == 0:
         phase = train_phase(run, phase, progress)
         outputs = test_phase(run, phase)
-        if run.config.method == "two_phase":
+        if not run.config.is_uniform:
             network = switch_phase(run, phase)
             phase = begin_phase(run, network, phase)
     # Phase 2, with fixed choices.
-    if run.position.phase_index == 1:
+    if phase.program.spec.name == "mixed":
+        phase = train_phase(run, phase, progress)
+        outputs = test_phase(run, phase)
+    # And all parameters once more, on all examples at once.
+    if run.config.refine_epochs:
+        if phase.program.spec.name != "refined":
+            network = go_on(run, phase)
+            phase = begin_phase(run, network)
         phase = train_phase(run, phase, progress)
         outputs = test_phase(run, phase)
     write_results(run, phase, outputs)
