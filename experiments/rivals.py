@@ -2,8 +2,8 @@
 
 Each is a factory of the program's own kind, `NAME(input_shape, out_features, activation, rngs)`: so
 a rival has the same data, batches, checkpoints and tables as ours. Its functions are its own;
-`--method uniform:relu` says that nothing is chosen. MLPs have two hidden layers of `WIDTH`; KANs are
-smaller, because a step of theirs takes several times as long. Points are in [−2, 2].
+`--method uniform:relu` says nothing is chosen. MLPs have two hidden layers of `WIDTH`; KANs
+are smaller, because a step of theirs takes several times as long. Points are in [−2, 2].
 """
 
 import functools
