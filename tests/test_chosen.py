@@ -123,14 +123,15 @@ def test_ratios_are_means_of_absolute_weights():
         assert np.isnan(found.p_value[a, b]) == np.isnan(expected)
 
 
-def test_larger_weights_between_two_functions_are_found_and_nothing_else():
+@pytest.mark.parametrize("factor", [1.6, 0.5])
+def test_larger_or_smaller_weights_between_two_functions_are_found_and_nothing_else(factor):
     rng = np.random.default_rng(4)
     choices, following = rng.integers(3, size=(4, 24)), rng.integers(3, size=(4, 20))
     kernels = rng.normal(size=(4, 24, 20))
-    kernels *= 1 + 0.6 * (choices == 1)[:, :, None] * (following == 2)[:, None]
-    found = wiring(kernels, choices, following, 3)
+    between = (choices == 1)[:, :, None] * (following == 2)[:, None]
+    found = wiring(np.where(between, factor, 1) * kernels, choices, following, 3)
     adjusted = statistics.holm(found.p_value.ravel()).reshape(3, 3)
-    assert found.ratio[1, 2] > 1.3
+    assert (found.ratio[1, 2] - 1) * (factor - 1) > 0.1
     assert adjusted[1, 2] <= 0.05
     others = np.delete(adjusted.ravel(), 5)
     assert (others > 0.05).all()
