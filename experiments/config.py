@@ -57,6 +57,7 @@ BEFORE_THEIR_OPTIONS = {
     "estimator": "gumbel_straight_through",
     "start": "none",
     "drop_worse": False,
+    "carry_moments": False,
 }
 """What a run did before the options were there."""
 
@@ -204,6 +205,8 @@ class Config:
     the one with the lowest validation loss, or the last."""
     carry_weights: bool = True
     """Phase 2 continues with the weights of phase 1; otherwise they are reinitialized."""
+    carry_moments: bool = True
+    """And with the moments of their optimiser; otherwise these begin at 0."""
     control: Control = "learned"
     """What phase 2 fixes: the learned choices, or a control: the same counts on shuffled neurons
     of the layer, uniformly random ones, or the most chosen function of the layer everywhere."""
@@ -261,6 +264,11 @@ class Config:
     def is_uniform(self) -> bool:
         """One function for every neuron, so that nothing is chosen."""
         return self.method.startswith("uniform:")
+
+    @property
+    def carries_moments(self) -> bool:
+        """The optimiser's moments go on with the weights, which are those of the last epoch."""
+        return self.carry_moments and self.carry_weights and self.select_epoch == "last"
 
     @property
     def activation_pool(self) -> ActivationPool:

@@ -25,7 +25,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("preset", "task", "seed", "target", "target_kind", "inputs", "split_column"),
         *("validation_fraction", "test_fraction", "range", "augment", "data_dir", "stream"),
     ),
-    "method": ("method", "pool", "variance_matched", "control", "carry_weights", "select_epoch"),
+    "method": (
+        *("method", "pool", "variance_matched", "control", "carry_weights", "carry_moments"),
+        "select_epoch",
+    ),
     "network": ("network", "architecture", "hidden", "initialization", "dtype"),
     "training": (
         *("selective_epochs", "mixed_epochs", "steps_per_epoch", "batch_size", "optimizer"),

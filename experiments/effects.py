@@ -1,5 +1,6 @@
 """Which options change nothing, given the others."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ class WithoutEffect(NamedTuple):
 WITHOUT_EFFECT: tuple[WithoutEffect, ...] = (
     WithoutEffect(
         (
-            *("control", "carry_weights", "logit_learning_rate", "logit_warmup", "clip_together"),
+            *("control", "carry_weights", "carry_moments", "clip_together"),
+            *("logit_learning_rate", "logit_warmup"),
             *("estimator", "temperature", "final_temperature", "noise", "final_noise", "draws"),
             *("start", "start_probability", "drop_worse", "clamp", "evaluation_noise"),
             *("fix_when", "layer_by_layer", "fix_share", "fix_patience"),
@@ -39,6 +41,11 @@ WITHOUT_EFFECT: tuple[WithoutEffect, ...] = (
             config.is_uniform and "constant" not in (config.schedule, preset.schedule)
         ),
         "with one phase, cosine and cosine_restart are the same",
+    ),
+    WithoutEffect(
+        ("carry_moments",),
+        lambda config, preset: not dataclasses.replace(config, carry_moments=True).carries_moments,
+        "the moments are those of the last epoch's weights, which do not go on",
     ),
     WithoutEffect(
         ("start_probability", "drop_worse"),

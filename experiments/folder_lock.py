@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.config import MAY_DIFFER, Config
+from experiments.effects import without_effect
+from experiments.names import preset_of
 from experiments.run_folder import CONFIG, LOCK, PARTIAL, RunError, read_config, write_config
 
 
@@ -83,12 +85,17 @@ def _check_holds(folder: Path, config: Config) -> None:
             raise RunError(f"{folder} is not empty and holds no {CONFIG}: choose another --run-dir")
         return
     differing = [
-        f"{field.name} = {getattr(stored, field.name)!r} there, {getattr(config, field.name)!r} now"
+        field.name
         for field in dataclasses.fields(Config)
         if field.name not in MAY_DIFFER
         and getattr(stored, field.name) != getattr(config, field.name)
     ]
+    if differing:  # perhaps only in an option that came after the run, and does not concern it
+        inert = [without_effect(each, preset_of(each)) for each in (stored, config)]
+        differing = [name for name in differing if not all(name in each for each in inert)]
     if differing:
-        raise RunError(
-            f"{folder} holds another run ({'; '.join(differing)}): use another --run-dir"
+        values = "; ".join(
+            f"{name} = {getattr(stored, name)!r} there, {getattr(config, name)!r} now"
+            for name in differing
         )
+        raise RunError(f"{folder} holds another run ({values}): use another --run-dir")

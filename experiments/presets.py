@@ -28,6 +28,7 @@ _PUBLISHED = Config(
     evaluation_noise=True,
     select_epoch="lowest_loss",
     carry_weights=False,
+    carry_moments=False,
 )
 PRESETS: dict[str, Config] = {
     "published": _PUBLISHED,
@@ -44,6 +45,7 @@ AVERAGED: dict[str, Any] = dict(
     final_noise=0.0,
     start="none",
     drop_worse=False,
+    carry_moments=False,
 )
 """Phase 1 where much is to be gained: from equal logits, noise that is averaged and fades."""
 
@@ -146,6 +148,7 @@ RECOMMENDED: dict[str, Recommended] = {
             final_temperature=0.5,
             start="none",
             drop_worse=False,
+            carry_moments=False,
         ),
     ),
 }

@@ -18,7 +18,7 @@ from experiments.presets import default_config
 from experiments.recipes import AS_IT_WAS, search
 from experiments.run_folder import read_finished, read_metrics
 from experiments.training import networks
-from experiments.training.optimizer import optimizer, scales
+from experiments.training.optimizer import carry_moments, optimizer, scales
 from experiments.training.program import Program
 from experiments.training.train import train_and_evaluate
 from smartmixed_jax import estimators, fix_choices
@@ -131,6 +131,9 @@ def test_what_does_not_fit_is_one_line(changes, message):
         ({"estimator": "straight_through", "noise": 0.5}, "noise"),
         ({"method": "uniform:relu", "estimator": "reinmax"}, "estimator"),
         ({"clip": 0.0, "clip_together": False}, "clip_together"),
+        ({"carry_weights": False, "carry_moments": False}, "carry_moments"),
+        ({"select_epoch": "lowest_loss", "carry_moments": False}, "carry_moments"),
+        ({"method": "uniform:relu", "carry_moments": False}, "carry_moments"),
     ],
 )
 def test_options_without_effect_are_refused(changes, field):
@@ -139,6 +142,48 @@ def test_options_without_effect_are_refused(changes, field):
 
 
 # The switch
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("rule", ["adam", "sgd"])
+def test_moments_go_on_and_schedules_begin_anew(rule, together):
+    config = tiny(optimizer=rule, clip_together=together, clip=1.0, weight_decay=0.01)
+    program = Program(None, config, 1, 10, CLASSIFICATION)
+    fresh = optimizer(program).init({"weights": {"w": jnp.ones(2)}, "selection": {}})
+    before = updates_of(config, steps=3)["state"]
+    found = carry_moments(before, fresh)
+    assert jax.tree.structure(found) == jax.tree.structure(fresh)
+    moments = [leaf for leaf in jax.tree.leaves(found) if leaf.shape == (2,)]
+    expected = [
+        leaf for leaf in jax.tree.leaves(before[-1].inner_states["weights"]) if leaf.shape == (2,)
+    ]
+    assert len(moments) == (2 if rule == "adam" else 1)
+    np.testing.assert_array_equal(moments, expected)
+    counts = [int(leaf) for leaf in jax.tree.leaves(found) if leaf.shape == ()]
+    # The schedules' are 0; Adam's own says how far its moments are: 3 for the weights.
+    assert sorted(counts) == ([0, 0, 3] if rule == "adam" else [0, 0])
+
+
+def rows_of(config: Config, folder: Path) -> np.ndarray:
+    folder = train_and_evaluate(
+        dataclasses.replace(config, run_dir=str(folder)), show_progress=False
+    )
+    return np.array([[r["train_loss"], r["validation_loss"]] for r in read_metrics(folder)])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"learning_rate": 5e-3}, {"optimizer": "sgd", "learning_rate": 0.05}]
+)
+def test_a_run_in_which_no_neuron_moves_is_the_uniform_run(tmp_path, changes):
+    base = dataclasses.replace(
+        default_config(task="digits"), hidden=(24,), selective_epochs=2, mixed_epochs=3, **changes
+    )
+    learned = dataclasses.replace(base, logit_learning_rate=1e-6)
+    carried = rows_of(learned, tmp_path / "carried")
+    anew = rows_of(dataclasses.replace(learned, carry_moments=False), tmp_path / "anew")
+    uniform = rows_of(dataclasses.replace(base, method="uniform:relu"), tmp_path / "uniform")
+    np.testing.assert_allclose(carried, uniform, rtol=2e-4)
+    assert (np.abs(anew[2] / uniform[2] - 1) > 2e-3).all()  # the first epoch of phase 2
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from experiments.config import MAY_DIFFER
 from experiments.data.tasks import load_task
 from experiments.objective import CLASSIFICATION, NEXT_CHARACTER
 from experiments.presets import default_config
-from experiments.run_folder import TaskRecord
+from experiments.run_folder import RunError, TaskRecord
 
 
 def test_a_task_record_comes_back(tmp_path):
@@ -87,6 +87,25 @@ def test_a_damaged_row_is_named_and_a_last_line_cut_short_is_left_out(tmp_path):
 def test_fields_that_may_differ_are_fields():
     names = {field.name for field in dataclasses.fields(default_config())}
     assert names >= set(MAY_DIFFER)
+
+
+@pytest.mark.parametrize("method", ["uniform:relu", "two_phase"])
+def test_only_an_option_that_concerns_the_run_makes_another_of_it(tmp_path, method):
+    config = dataclasses.replace(default_config(), method=method)
+    run_folder.write_config(
+        tmp_path, dataclasses.replace(config, carry_moments=False, start="tanh")
+    )
+    if method == "two_phase":
+        with pytest.raises(RunError, match="carry_moments = False there, True now"):
+            folder_lock.opened(tmp_path, config).__enter__()
+        return
+    with folder_lock.opened(tmp_path, config):
+        pass
+    with (
+        pytest.raises(RunError, match=r"another run \(seed = 0 there, 1 now\)"),
+        folder_lock.opened(tmp_path, dataclasses.replace(config, seed=1)),
+    ):
+        pass
 
 
 def test_arrays_come_back(tmp_path):

@@ -21,6 +21,7 @@ AS_IT_WAS: dict[str, Any] = {
     "temperature": 2.0,
     "final_temperature": 0.5,
     "start": "none",
+    "carry_moments": False,
 }
 """Phase 1 of `recommended` up to 2026-11-25, the method of the paper."""
 

@@ -180,6 +180,14 @@ STAGES = {
             "from ReLU, 16 draws, noise 1 to 0": ANNEALED | FROM_RELU,
         },
     ),
+    "moments": Stage(
+        ("digits", "tiny_shakespeare"),
+        {
+            **uniform("relu"),
+            "moments from 0": {"carry_moments": False},
+            "moments carried": {"carry_moments": True},
+        },
+    ),
     "text_uniform": Stage(("tiny_shakespeare",), uniform(*MODERN_POOL.names), common=SHORT_TEXT),
     "text": Stage(
         ("tiny_shakespeare",),

@@ -64,6 +64,27 @@ def optimizer(program: Program) -> optax.GradientTransformation:
     return optax.chain(clip, optax.multi_transform(groups, {name: name for name in groups}))
 
 
+def carry_moments(before: optax.OptState, fresh: optax.OptState) -> optax.OptState:
+    """A fresh state of `optimizer`, with the moments that another phase's has of the same weights.
+
+    The schedules stay at the beginning of the new phase, and so do the logits' moments.
+    """
+    groups = fresh[-1].inner_states
+    old, new = (
+        jax.tree.flatten(state[-1].inner_states["weights"], is_leaf=_is_schedule)
+        for state in (before, fresh)
+    )
+    leaves = [
+        mine if _is_schedule(mine) else theirs for mine, theirs in zip(new[0], old[0], strict=True)
+    ]
+    weights = jax.tree.unflatten(new[1], leaves)
+    return (*fresh[:-1], fresh[-1]._replace(inner_states={**groups, "weights": weights}))
+
+
+def _is_schedule(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByScheduleState)
+
+
 def _weights_optimizer(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
     if config.optimizer == "sgd":
         rule = optax.sgd(rate, momentum=0.9, nesterov=True)

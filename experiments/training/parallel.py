@@ -190,7 +190,8 @@ def _train_cohort(
                 write_results(run, phase_of_run, outputs)
             else:
                 next_runs.append(run)
-                next_phases.append(begin_phase(run, switch_phase(run, phase_of_run)))
+                network = switch_phase(run, phase_of_run)
+                next_phases.append(begin_phase(run, network, phase_of_run))
         runs = next_runs
         if runs:
             phase = _stack_phases(next_phases)

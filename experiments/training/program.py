@@ -75,6 +75,7 @@ def compile_key(config: Config) -> Config:
         retries=0,
         control="learned",
         carry_weights=True,
+        carry_moments=False,
     )
     if config.method.startswith("uniform:"):
         return dataclasses.replace(config, method="uniform:" + config.activation_pool.names[0])

@@ -15,6 +15,7 @@ from experiments.config import Config
 from experiments.data.task import Task
 from experiments.run_folder import DamagedRows, LayerChoices, Rows, RunError, is_complete
 from experiments.training import networks
+from experiments.training.optimizer import carry_moments
 from experiments.training.outcome import choices_of, keep_choices
 from experiments.training.program import compile_key
 from experiments.training.state import PhaseState, Run, start_phase
@@ -24,10 +25,18 @@ Build = Callable[[Config, Task], nnx.Module]
 """The network with which a run begins."""
 
 
-def begin_phase(run: Run, model: nnx.Module) -> PhaseState:
-    """The phase at which the run stands, at its beginning, with the weights of the model."""
+def begin_phase(run: Run, model: nnx.Module, before: PhaseState | None = None) -> PhaseState:
+    """The phase at which the run stands, at its beginning, with the weights of the model.
+
+    Args:
+        before: the phase that ended, whose moments go on if the config says so.
+    """
     run.fixed_layers = summarize(model) if run.position.phase_index == 1 else {}
-    return start_phase(model, run.settings, run.task, run.position.phase_index)
+    phase = start_phase(model, run.settings, run.task, run.position.phase_index)
+    if before is None or not run.config.carries_moments:
+        return phase
+    opt_state = carry_moments(before.state.opt_state, phase.state.opt_state)
+    return phase._replace(state=phase.state._replace(opt_state=opt_state))
 
 
 def resume(run: Run) -> PhaseState | None:

@@ -90,7 +90,7 @@ def train(run: Run, phase: PhaseState | None, progress: Progress) -> None:
         outputs = test_phase(run, phase)
         if run.config.method == "two_phase":
             network = switch_phase(run, phase)
-            phase = begin_phase(run, network)
+            phase = begin_phase(run, network, phase)
     # Phase 2, with fixed choices.
     if run.position.phase_index == 1:
         phase = train_phase(run, phase, progress)
