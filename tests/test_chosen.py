@@ -10,8 +10,11 @@ import pytest
 from scipy import stats
 from synthetic_runs import write_run
 
-from experiments import choice_statistics, chosen, evaluate, run_folder, statistics
-from experiments.choice_statistics import agreement, match_neurons, settled_epoch, wiring
+from experiments import evaluate, run_folder, statistics
+from experiments.chosen import __main__ as chosen
+from experiments.chosen import association
+from experiments.chosen.association import agreement, match_neurons, settled_epoch, wiring
+from experiments.chosen.units import dead_and_saturated, flat_shares
 from experiments.config import Config
 from experiments.evaluate import TrainedRun, load_run, load_switched
 from experiments.objective import CLASSIFICATION, REGRESSION
@@ -19,7 +22,6 @@ from experiments.presets import default_config
 from experiments.run_folder import TaskRecord
 from experiments.training import networks
 from experiments.training.train import train_and_evaluate
-from experiments.units import dead_and_saturated, flat_shares
 from smartmixed_jax import FunctionTable
 
 # Shares
@@ -27,12 +29,12 @@ from smartmixed_jax import FunctionTable
 
 def test_shares_have_intervals_over_seeds():
     choices = np.array([[0, 0, 1, 2], [0, 1, 1, 2], [0, 2, 2, 2]])
-    found = choice_statistics.share_intervals(choices, 4)
+    found = association.share_intervals(choices, 4)
     mean, low, high = statistics.interval([0.25, 0.5, 0.0])
     assert low < 0
     assert found[1] == pytest.approx([mean, 0, high])
     assert found[3] == [0, 0, 0]
-    assert choice_statistics.share_intervals(choices[:1], 4) == [[0.5], [0.25], [0.25], [0]]
+    assert association.share_intervals(choices[:1], 4) == [[0.5], [0.25], [0.25], [0]]
 
 
 def test_shares_settle_where_they_last_left_those_of_the_end():
@@ -79,7 +81,7 @@ def test_agreement_of_matched_neurons_is_found():
     rng = np.random.default_rng(1)
     network = drawn_network(rng)
     (one, first), (two, second) = (shuffled(network, rng, 0.05) for _ in range(2))
-    all_matches = choice_statistics.matches_of_pairs([network, one, two])
+    all_matches = association.matches_of_pairs([network, one, two])
     for matches, *orders in zip(all_matches, first, second, strict=True):
         choices = rng.integers(4, size=len(orders[0]))
         seeds = np.stack([choices, *(choices[order] for order in orders)])

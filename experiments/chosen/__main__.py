@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.choice_tables import (
+from experiments.chosen.tables import (
     Chosen,
     agreement_table,
     settled_table,
@@ -19,13 +19,13 @@ from experiments.choice_tables import (
     unit_table,
     wiring_tables,
 )
+from experiments.chosen.units import dead_and_saturated
 from experiments.command_line import Parser, exit_status
 from experiments.comparison import Row, compare_runs
 from experiments.config import Config
 from experiments.evaluate import TrainedRun, load_data, load_run, load_switched
 from experiments.names import layer_names
 from experiments.run_folder import read_config, read_run
-from experiments.units import dead_and_saturated
 
 
 def read_chosen(folders: Sequence[Path]) -> list[Chosen]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import statistics
-from experiments.choice_statistics import (
+from experiments.chosen.association import (
     TOLERANCE,
     Weights,
     Wiring,
@@ -17,9 +17,9 @@ from experiments.choice_statistics import (
     share_intervals,
     wiring,
 )
+from experiments.chosen.units import FLAT, SATURATED, Units
 from experiments.report import format_table
 from experiments.run_folder import RunData
-from experiments.units import FLAT, SATURATED, Units
 
 LEVEL = 0.05
 """p-values below it are shown."""
