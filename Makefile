@@ -57,7 +57,7 @@ tests-tree: $(VENV)/.dev
 # Without those that train, draw, or compile for long.
 FAST := arrays choice_map command_line config config_file conversion_places conversion_start copies \
   docs estimators flax_state guard names nnx objective pools readme release_and_labels report \
-  run_folder summary table tables
+  run_folder statistics summary table tables
 check: lint types
 	$(QUICK) $(PYTEST) -m "not optimized" $(FAST:%=tests/test_%.py)
 

@@ -22,13 +22,13 @@ import numpy as np
 from flax import nnx
 
 from experiments import run_folder
-from experiments.checkpoints import Checkpoints, DamagedCheckpoint
+from experiments.checkpoints import Checkpoints, DamagedCheckpoint, Moment, Position
 from experiments.config import Config, has_fixed_choices, phases
 from experiments.data.datasets import KERAS_ARRAYS
 from experiments.data.encoding import encode_inputs, encode_target, encoding_of
 from experiments.data.reading import read_arrays, read_columns
 from experiments.data.sources import DataError
-from experiments.data.tasks import load_task
+from experiments.data.tasks import Task, load_task
 from experiments.run import exit_status
 from experiments.run_folder import TaskRecord
 from experiments.training import networks
@@ -92,33 +92,83 @@ def load_run(folder: str | Path) -> TrainedRun:
     with Checkpoints(folder) as checkpoints:
         if not (moments := checkpoints.moments()):
             raise ValueError(f"{folder} holds no checkpoint")
-        last = moments[-1]
-        try:
-            position = checkpoints.restore_position(last)
-            if has_fixed_choices(config, position.phase_index):
-                network = networks.mixed_model(config, task, position.choices)
-            else:
-                network = networks.build_model(config, task)
-            _, params, _ = split_model(network)
-            part = "params" if config.select_epoch == "last" else "best_params"
-            params = checkpoints.restore_part(last, part, params)
-        except DamagedCheckpoint as error:
-            raise ValueError(f"checkpoint {checkpoints.place(last)} is damaged ({error})") from None
+        network, _ = _restore(checkpoints, moments[-1], config, task)
+    return _trained(config, task, network)
+
+
+def load_switched(folder: str | Path) -> TrainedRun | None:
+    """The network between the phases of a finished run: phase 1's weights, the choices fixed.
+
+    With `carry_weights` it is that with which phase 2 began. A folder keeps the last two
+    checkpoints: this one is among them if phase 2 took less than --checkpoint-seconds.
+
+    Returns:
+        The network; None where its checkpoint is gone, and for a uniform network.
+
+    Raises:
+        ValueError: as `load_run`.
+    """
+    folder = Path(folder)
+    config, task, _ = run_folder.read_finished(folder)
+    end = Moment(config.selective_epochs)
+    with Checkpoints(folder) as checkpoints:
+        if config.is_uniform or end not in checkpoints.moments():
+            return None
+        selective, position = _restore(checkpoints, end, config, task)
+    choices = run_folder.read_choices(folder)
+    if position.phase_index != 0 or choices is None:
+        return None
+    _, params, _ = split_model(selective)
+    tables = [layer.choices.tolist() for layer in choices.values()]
+    network = networks.mixed_model(config, task, tables)
+    nnx.update(network, params["weights"], params["statistics"])
+    return _trained(config, task, network)
+
+
+def _restore(
+    checkpoints: Checkpoints, moment: Moment, config: Config, task: TaskRecord
+) -> tuple[Any, Position]:
+    """The network of a checkpoint with the parameters that are tested, and its position."""
+    try:
+        position = checkpoints.restore_position(moment)
+        if has_fixed_choices(config, position.phase_index):
+            network = networks.mixed_model(config, task, position.choices)
+        else:
+            network = networks.build_model(config, task)
+        _, params, _ = split_model(network)
+        part = "params" if config.select_epoch == "last" else "best_params"
+        params = checkpoints.restore_part(moment, part, params)
+    except DamagedCheckpoint as error:
+        raise ValueError(f"checkpoint {checkpoints.place(moment)} is damaged ({error})") from None
     nnx.update(network, *params.values())
+    return network, position
+
+
+def _trained(config: Config, task: TaskRecord, network: Any) -> TrainedRun:
     network.eval()
     tables = {path: layer.table for path, layer in networks.fixed_layers(network).items()}
     return TrainedRun(config, task, network, tables)
+
+
+def load_data(run: TrainedRun) -> Task:
+    """The data of a run.
+
+    Raises:
+        DataError, ValueError: they cannot be had, or are not those that the run had.
+    """
+    task = load_task(run.config)
+    if changed := task.record().differs_in(run.task):
+        raise DataError(f"the data of {run.config.task} are not those of the run ({changed})")
+    return task
 
 
 def score_test(run: TrainedRun) -> dict[str, float]:
     """The results of the test split, recomputed from the data of the run, as summary.json has them.
 
     Raises:
-        DataError, ValueError: the data cannot be had, or are not those that the run had.
+        DataError, ValueError: as `load_data`.
     """
-    task, config = load_task(run.config), run.config
-    if changed := task.record().differs_in(run.task):
-        raise DataError(f"the data of {config.task} are not those of the run ({changed})")
+    task, config = load_data(run), run.config
     graphdef, params, non_trainable = split_model(run.network)
     program = Program(
         graphdef, compile_key(config), len(phases(config)) - 1, 1, task.objective, task.scale

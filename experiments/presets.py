@@ -111,6 +111,7 @@ RECOMMENDED: dict[str, Recommended] = {
             batch_size=12,
             warmup=0.05,
             weight_decay=0.1,
+            carry_moments=False,
         ),
     ),
     "function:": Recommended(

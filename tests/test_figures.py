@@ -18,6 +18,7 @@ from experiments import figures, folder_lock, run_folder
 from experiments.config import POOLS
 from experiments.figures import drawing
 from experiments.figures.__main__ import main
+from experiments.ranks import critical_difference
 from experiments.run_folder import RunData, RunError
 
 PHASE_FIGURES = ["shares", "shares_over_epochs", "choice_map", "curves"]
@@ -545,6 +546,72 @@ def test_comparison_wants_one_task_and_finished_runs(gallery, tmp_path):
         figures.comparison([])
     with pytest.raises(ValueError, match=r"holds no config\.json"):
         figures.comparison([tmp_path])
+
+
+# Many data sets
+
+
+def drawn_ranks(methods: int, rows: int = 18, names=None, digits: int = 9) -> tuple[Figure, list]:
+    rng = np.random.default_rng(methods)
+    scores = np.round(rng.normal(size=(rows, methods)) + np.linspace(0, 2, methods), digits)
+    names = names or [f"method {number + 1}" for number in range(methods)]
+    return draw_and_note_texts(lambda: figures.critical_difference(names, scores))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(methods=3, rows=2),
+        dict(methods=4),
+        dict(methods=8, digits=0),
+        dict(methods=14, rows=60),
+        dict(methods=9, names=["two-phase, reinitialized, 512-256-128-64"] * 9),
+        dict(methods=14, rows=30, digits=-2),  # all tie
+    ],
+)
+def test_a_critical_difference_diagram_has_legible_names(options):
+    figure, texts = drawn_ranks(**options)
+    assert_legible(figure, texts)
+    (axes,) = figure.axes
+    assert axes.get_position().width * figure.get_figwidth() > 1.0
+
+
+def test_a_critical_difference_diagram_joins_what_is_not_told_apart():
+    scores = -np.array([[1, 2, 3, 4.0], [1, 2, 3, 4], [2, 1, 4, 3], [1, 2, 3, 4]] * 4)
+    figure, texts = draw_and_note_texts(
+        lambda: figures.critical_difference(list("abcd"), scores, data_sets="architectures")
+    )
+    (axes,) = figure.axes
+    names = {text.get_text() for text, _ in texts}
+    assert {"a  1.25", "b  1.75", "3.25  c", "3.75  d"} <= names
+    assert {"critical difference 1.17"} <= names
+    assert axes.get_xlabel().startswith("average rank over 16 architectures, 1 is the best; ")
+    assert axes.get_xlabel().endswith("Friedman test p < 0.0001")
+    assert axes.get_xlim() == (1, 4)
+    bars = [line.get_xdata() for line in axes.lines if line.get_linewidth() > 2]
+    near = [sorted(rank for rank in (1.25, 1.75, 3.25, 3.75) if a <= rank <= b) for a, b in bars]
+    assert near == [[1.25, 1.75], [3.25, 3.75]]
+    with pytest.raises(ValueError, match="3 names: expected one for each of the 4 methods"):
+        figures.critical_difference(list("abc"), scores)
+
+
+def test_no_bar_of_a_critical_difference_diagram_reaches_a_method_outside_its_group():
+    figure, _ = drawn_ranks(14, 60)
+    (axes,) = figure.axes
+    lines = axes.lines
+    ranks_of = [1 + 13 * line.get_xdata()[1] for line in lines if len(line.get_xdata()) == 3]
+    bars = [line for line in lines if line.get_linewidth() > 2]
+    assert len(ranks_of) == 14
+    assert len(bars) > 2
+    longest = critical_difference(14, 60)
+    for bar in bars:
+        low, high = bar.get_xdata()
+        within = [rank for rank in ranks_of if low <= rank <= high]
+        assert max(within) - min(within) < longest
+    for one, other in itertools.combinations(bars, 2):
+        if one.get_ydata()[0] == other.get_ydata()[0]:
+            (_, end), (begin, _) = sorted([tuple(one.get_xdata()), tuple(other.get_xdata())])
+            assert end < begin
 
 
 # Colours

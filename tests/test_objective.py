@@ -1,13 +1,11 @@
-"""What a task trains for, how its results are told, and the statistics of many results."""
+"""What a task trains for, and how its results are told."""
 
 import math
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 
-from experiments import statistics
 from experiments.objective import (
     CLASSIFICATION,
     NEXT_CHARACTER,
@@ -81,25 +79,3 @@ def test_objectives_are_found_by_name_and_serve_as_keys():
     assert twice.label == NEXT_CHARACTER.label
     with pytest.raises(ValueError, match="double_softmax = True: expected False for regression"):
         with_double_softmax(REGRESSION)
-
-
-# Statistics
-
-
-def test_intervals_are_students():
-    values = [1.0, 2.0, 4.0, 4.5]
-    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
-    np.testing.assert_allclose(statistics.interval(values), [np.mean(values), low, high])
-    np.testing.assert_allclose(
-        statistics.geometric_interval(np.exp(values)), np.exp([np.mean(values), low, high])
-    )
-    assert statistics.interval([1.0, 2.0]) == [1.5]
-    assert statistics.mean([1.0, 4.0]) == 2.5
-    assert statistics.mean([1.0, 4.0], geometric=True) == pytest.approx(2)
-
-
-def test_only_seeds_that_both_have_are_paired():
-    pairs = statistics.pairs({0: 1.0, 2: 8.0, 1: 3.0}, {1: 2.0, 2: 2.0, 5: 9.0})
-    assert pairs == [(8.0, 2.0), (3.0, 2.0)]
-    assert statistics.paired_differences(pairs) == [3.5]
-    assert statistics.paired_ratios(pairs) == [pytest.approx(math.sqrt(6))]

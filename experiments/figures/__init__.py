@@ -6,6 +6,7 @@ global matplotlib settings, so the functions can be used in a notebook.
 """
 
 from experiments.figures.confusion_matrix import confusion
+from experiments.figures.critical_difference import critical_difference
 from experiments.figures.drawing import draw_comparison, draw_figures
 from experiments.figures.fitted_function import fit
 from experiments.figures.function_shares import shares, shares_over_epochs
@@ -47,6 +48,7 @@ __all__ = [
     "choice_map",
     "comparison",
     "confusion",
+    "critical_difference",
     "curves",
     "draw_comparison",
     "draw_figures",

@@ -1,0 +1,126 @@
+"""What was chosen, over the seeds of finished runs: `python -m experiments.chosen RUN ...`.
+
+Shares of each function per layer, when they settle, whether matched neurons of two seeds agree, how
+large the weights between functions are, dead and saturated neurons before and after the switch. Of
+every method and control of one task, but for uniform networks.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments.chosen.tables import (
+    Chosen,
+    agreement_table,
+    settled_table,
+    share_table,
+    unit_table,
+    wiring_tables,
+)
+from experiments.chosen.units import dead_and_saturated
+from experiments.command_line import Parser, exit_status
+from experiments.comparison import Row, compare_runs
+from experiments.config import Config
+from experiments.evaluate import TrainedRun, load_data, load_run, load_switched
+from experiments.names import layer_names
+from experiments.run_folder import read_config, read_run
+
+
+def read_chosen(folders: Sequence[Path]) -> list[Chosen]:
+    """Finished runs of one task, by what they differ in beside the seed; no uniform networks.
+
+    Raises:
+        ValueError: as `compare_runs`; or a run without choices.
+    """
+    comparison = compare_runs(folders)
+    folder_of = {read_config(folder): Path(folder) for folder in folders}
+    rows = [row for row in comparison.rows if not row.is_uniform]
+    if not rows:
+        raise ValueError("expected a run whose neurons choose, got uniform networks alone")
+    return [_read_row(row, folder_of) for row in rows]
+
+
+def _read_row(row: Row, folder_of: Mapping[Config | None, Path]) -> Chosen:
+    folders = [folder_of[row.runs[seed].config] for seed in sorted(row.runs)]
+    runs = [read_run(folder) for folder in folders]
+    for folder, run in zip(folders, runs, strict=True):
+        if not run.choices:
+            raise ValueError(f"{folder} holds no choices.json")
+    layers = runs[0].choices or {}
+    (pool,) = {layer.pool for layer in layers.values()}
+    return Chosen(row.name, folders, runs, layer_names(runs[0].config.network, layers), pool)
+
+
+def describe(chosen: Chosen, *, restore: bool, resamples: int | None) -> str:
+    """All tables of the runs of one row.
+
+    Args:
+        restore: the networks too, for their weights and what they do on the validation data.
+        resamples: of the permutation tests; None: as many as they need.
+
+    Raises:
+        ValueError, DataError: a network or the data cannot be had.
+    """
+    seeds = ", ".join(str(run.config.seed) for run in chosen.runs)
+    parts = [f"{chosen.name}: seeds {seeds}", share_table(chosen), settled_table(chosen)]
+    if not restore:
+        return "\n\n".join(parts)
+    trained = [load_run(folder) for folder in chosen.folders]
+    if chosen.runs[0].config.network == "mlp":
+        weights = [dense_layers(run) for run in trained]
+        if len(weights) > 1:
+            incoming = [layers[:-1] for layers in weights]
+            parts.append(agreement_table(chosen, incoming, resamples or 999))
+        if len(chosen.layers) > 1:
+            between = [[kernel for kernel, _ in layers[1:-1]] for layers in weights]
+            parts.append(wiring_tables(chosen, between, resamples))
+    else:
+        parts.append("agreement between seeds, and weights between functions: of an mlp alone")
+    before, after = [], []
+    for folder, run in zip(chosen.folders, trained, strict=True):
+        inputs = load_data(run).splits["validation"].inputs
+        switched = load_switched(folder)
+        before.append(None if switched is None else dead_and_saturated(switched, inputs))
+        after.append(dead_and_saturated(run, inputs))
+    parts.append(unit_table(chosen, before, after))
+    return "\n\n".join(parts)
+
+
+def dense_layers(run: TrainedRun) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Kernels and biases of an mlp, from the first layer to the last."""
+    layers = run.network.layers
+    return [(np.asarray(layer.kernel[...]), np.asarray(layer.bias[...])) for layer in layers]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints what was chosen; returns the exit status."""
+    parser = Parser(prog="python -m experiments.chosen", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
+    parser.add_argument(
+        "--no-networks",
+        action="store_true",
+        help="shares and when they settle alone: no network is restored, no data are read",
+    )
+    parser.add_argument(
+        "--resamples",
+        type=int,
+        metavar="N",
+        help="permutations of each test (default: as many as Holm's method needs)",
+    )
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
+        if options.resamples is not None and options.resamples < 1:
+            raise ValueError(f"--resamples {options.resamples}: expected 1 or more")
+        for number, chosen in enumerate(read_chosen(options.folders)):
+            text = describe(chosen, restore=not options.no_networks, resamples=options.resamples)
+            print(text if number == 0 else f"\n\n{text}", flush=True)
+        return 0
+
+    return exit_status(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
