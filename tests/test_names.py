@@ -35,6 +35,7 @@ OTHER_VALUES = {
 }
 COMPANIONS = {
     "draws": {"estimator": "sampled_straight_through"},
+    "refine_epochs": {"network": "mlp"},
     "estimator": {"draws": 1, "noise": 1.0, "final_noise": 1.0},
 }
 """What else must change, because it does not fit the other value."""
