@@ -23,6 +23,7 @@ import numpy as np
 
 from experiments.data.sources import DataError, describe_error
 from experiments.data.task import Split, host_split
+from experiments.machine import host_memory
 
 SUFFIX, HEADER = ".array_record", ".json"
 ROWS = 4_096
@@ -173,11 +174,6 @@ def open_records(path: Path, room: int | None = None) -> Records:
     kept = min(count, room // _example_bytes(shapes))
     memory = [np.empty((kept, *shape.shape[1:]), shape.dtype) for shape in shapes]
     return Records(path, shapes, reader, memory, np.zeros(kept, bool))
-
-
-def host_memory() -> int:
-    """Bytes of the host's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _array_record() -> Any:

@@ -19,6 +19,7 @@ from experiments.checkpoints import Checkpoints
 from experiments.config import Config
 from experiments.data.records import Records
 from experiments.data.tasks import Split, Task, load_task
+from experiments.machine import require_memory_for_jax
 from experiments.run_folder import RunError, folder_of, is_intact
 from experiments.training import devices, networks, step, stream
 from experiments.training.draws import Draws, draw
@@ -99,7 +100,8 @@ def train(run: Run, phase: PhaseState | None, progress: Progress) -> None:
 
 
 def load_fitting_task(config: Config, load: Callable[[Config], Task]) -> Task:
-    """The task of a config; ValueError if its network does not fit, or the devices do not."""
+    """The task of a config; ValueError if its network, devices or memory do not fit."""
+    require_memory_for_jax()
     task = load(config)
     networks.require_fit(config, task)
     devices.make_mesh(config)
