@@ -24,6 +24,7 @@ import numpy as np
 from experiments.data.sources import DataError, describe_error
 from experiments.data.task import Split, host_split
 from experiments.machine import host_memory
+from experiments.typed_json import parse_json
 
 SUFFIX, HEADER = ".array_record", ".json"
 ROWS = 4_096
@@ -157,7 +158,7 @@ def open_records(path: Path, room: int | None = None) -> Records:
     """
     module, header = _array_record(), path.with_suffix(HEADER)
     try:
-        facts = json.loads(header.read_text())
+        facts = parse_json(header.read_text())
         shapes = Split(*(_struct(facts[name]) for name in Split._fields))
         size = int(facts["bytes"])
     except (OSError, ValueError, LookupError, TypeError) as error:
