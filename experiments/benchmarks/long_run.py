@@ -24,8 +24,8 @@ from experiments.command_line import Parser, exit_status
 from experiments.run_folder import METRICS, RunError, is_complete, read_metrics
 
 RUN = "--task digits --hidden 24 16 --logit-learning-rate 0.1"
-LARGEST_GROWTH = {"resident": 1.05, "processor": 1.1}
-"""Of the last tenth to the second, beyond which it is not flat; 1 is noise."""
+LARGEST_GROWTH = {"resident": 1.05, "processor": 1.25}
+"""Of the last tenth to the second, beyond which it is not flat; less is noise on a busy machine."""
 
 INTERVAL = 0.5
 """Seconds between two looks."""
