@@ -57,8 +57,11 @@ class Records:
         """Of one example."""
         return _example_bytes(self.shapes)
 
-    def read(self, numbers: np.ndarray) -> Split:
+    def read(self, numbers: np.ndarray, rows: int | None = None) -> Split:
         """The examples of some numbers, int [B] in 0 … M − 1, on the host.
+
+        Args:
+            rows: of the arrays, at least B; those from B on hold anything. Default: B.
 
         Raises:
             DataError: the file cannot be read there; the line names it.
@@ -66,11 +69,13 @@ class Records:
         has_room = numbers < len(self.in_memory)
         known = np.zeros(len(numbers), bool)
         known[has_room] = self.in_memory[numbers[has_room]]
-        found = [_aligned((len(numbers), *s.shape[1:]), s.dtype) for s in self.shapes]
+        rows = len(numbers) if rows is None else rows
+        whole = [_aligned((rows, *shape.shape[1:]), shape.dtype) for shape in self.shapes]
+        found = [array[: len(numbers)] for array in whole]
         if known.all():
             for array, memory in zip(found, self.memory, strict=True):
                 np.take(memory, numbers, axis=0, out=array, mode="clip")  # the others buffer
-            return host_split(*found)
+            return host_split(*whole)
         new = has_room & ~known
         from_file = self._read_file(numbers[~known])
         for array, memory, examples in zip(found, self.memory, from_file, strict=True):
@@ -78,7 +83,7 @@ class Records:
             array[~known] = examples
             memory[numbers[new]] = array[new]
         self.in_memory[numbers[new]] = True  # last: other threads look here
-        return host_split(*found)
+        return host_split(*whole)
 
     def _read_file(self, numbers: np.ndarray) -> list[np.ndarray]:
         try:
