@@ -29,6 +29,7 @@ from experiments.data.encoding import encode_inputs, encode_target, encoding_of
 from experiments.data.reading import read_arrays, read_columns
 from experiments.data.sources import DataError
 from experiments.data.tasks import Task, load_task
+from experiments.machine import require_memory_for_jax
 from experiments.run import exit_status
 from experiments.run_folder import TaskRecord
 from experiments.training import networks
@@ -310,6 +311,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> int:
+        require_memory_for_jax()
         if options.data is None:
             if options.out is not None:
                 raise ValueError("--out: expected --data too")
