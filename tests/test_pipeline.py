@@ -292,8 +292,9 @@ def test_a_file_damaged_while_training_is_one_line_that_names_it(tmp_path, monke
     kept.path.write_bytes(blob)
     options = ["--hidden", "8", "--selective-epochs", "1", "--mixed-epochs", "1", "--stream"]
     assert run.main([*options, "--run-dir", str(tmp_path / "run")]) == 1
-    *_, line = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {kept.path} is damaged")
+    told = capsys.readouterr().err
+    (line,) = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {kept.path} is damaged"), told
 
 
 def test_without_grain_one_line_says_what_to_install_and_nothing_is_written(
