@@ -66,9 +66,7 @@ class TrainedRun(NamedTuple):
             inputs: as the splits of the task hold them: images and points as they are, the rows of
                 a table as `encode_inputs` makes them, tokens.
         """
-        inputs, batch = np.asarray(inputs), self.config.batch_size
-        if inputs.shape[1:] != self.task.shape or not len(inputs):
-            raise ValueError(f"inputs are {list(inputs.shape)}, expected {['M', *self.task.shape]}")
+        inputs, batch = self.checked(inputs), self.config.batch_size
         graphdef, state = nnx.split(self.network)
 
         @jax.jit
@@ -80,6 +78,13 @@ class TrainedRun(NamedTuple):
         indices = np.arange(-(-len(inputs) // batch) * batch) % len(inputs)
         parts = [run(state, inputs[index]) for index in indices.reshape(-1, batch)]
         return np.concatenate(parts)[: len(inputs)].astype(np.float32)
+
+    def checked(self, inputs: Any) -> np.ndarray:
+        """Raw inputs as an array; ValueError unless they are [M, *task.shape], M ≥ 1."""
+        inputs = np.asarray(inputs)
+        if inputs.shape[1:] != self.task.shape or not len(inputs):
+            raise ValueError(f"inputs are {list(inputs.shape)}, expected {['M', *self.task.shape]}")
+        return inputs
 
 
 def load_run(folder: str | Path) -> TrainedRun:

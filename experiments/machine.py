@@ -14,6 +14,7 @@ CGROUP_FILES = (
 )
 """A container's limit, in the two versions of Linux's control groups."""
 
+ADDRESS_SPACE = "the address space of a process (ulimit -v)"
 ADDRESSES, ADDRESSES_PER_CORE = 2_300_000_000, 200_000_000
 """Bytes of addresses that a small run takes, most of them for the stacks and heaps of threads.
 
@@ -47,15 +48,14 @@ def memory_for_arrays() -> int:
 
 def require_memory_for_jax() -> None:
     """Raises ValueError if JAX cannot have devices under the limits of the process."""
-    _require("the address space of a process (ulimit -v)", _address_limit(), _addresses_of_jax())
+    _require(ADDRESS_SPACE, _address_limit(), _addresses_of_jax())
     _require("the memory of this container", _container_limit(), RESIDENT)
 
 
 def require_memory_to_import() -> None:
     """Ends the process with one line if its limit denies even the imports of this program."""
     try:
-        what = "the address space of a process (ulimit -v)"
-        _require(what, _address_limit(), ADDRESSES_TO_IMPORT)
+        _require(ADDRESS_SPACE, _address_limit(), ADDRESSES_TO_IMPORT)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
 
