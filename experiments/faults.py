@@ -268,13 +268,14 @@ def damaged(
 
 
 def bits(times: int, rng: random.Random, home: Path) -> collections.Counter[str]:
-    """One bit of a large file of the newest checkpoint, or of its position."""
+    """One bit of the newest checkpoint's largest files, or of its position."""
 
     def damage(folder: Path, rng: random.Random) -> None:
         (folder / "summary.json").unlink(missing_ok=True)
         newest = max((folder / "checkpoints").iterdir(), key=lambda place: int(place.name))
         files = [path for path in sorted(newest.rglob("*")) if path.is_file()]
-        large = [path for path in files if path.stat().st_size > 10_000]
+        largest = max(path.stat().st_size for path in files)
+        large = [path for path in files if path.stat().st_size > largest / 4]
         position = [newest / "position" / "metadata"]
         flip(rng.choice(position if rng.random() < 0.2 else large), rng)
 
