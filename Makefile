@@ -45,7 +45,8 @@ tests tests-tree: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0.1
 # The longest files first, so that no worker is left alone with one of them.
 tests: $(VENV)/.dev
 	$(PYTEST) -m optimized tests/test_notebooks.py tests
-	$(QUICK) $(PYTEST) -m "not optimized" tests/test_parallel.py tests/test_your_data.py tests
+	$(QUICK) $(PYTEST) -m "not optimized" tests/test_devices.py tests/test_parallel.py \
+	  tests/test_your_data.py tests
 
 # Again what knows of NNX, in the mode that Flax announces as its future default.
 KNOWS_NNX := networks conversion nnx granularity flax_state summary conversion_places \

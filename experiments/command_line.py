@@ -43,7 +43,9 @@ def exit_status(work: Callable[[], int]) -> int:
     except (DataError, RunError, ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
         print("error: not enough memory; the same command again resumes", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, signals.Interrupted) as error:
@@ -54,6 +56,12 @@ def exit_status(work: Callable[[], int]) -> int:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = streams
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Also where XLA, or a thread that cannot start, says so."""
+    words = ("RESOURCE_EXHAUSTED", "Out of memory", "bad_alloc", "can't start new thread")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 class _UntilClosed(io.TextIOBase):

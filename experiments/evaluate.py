@@ -29,6 +29,7 @@ from experiments.data.encoding import encode_inputs, encode_target, encoding_of
 from experiments.data.reading import read_arrays, read_columns
 from experiments.data.sources import DataError
 from experiments.data.tasks import Task, load_task
+from experiments.machine import require_memory_for_jax
 from experiments.run import exit_status
 from experiments.run_folder import TaskRecord
 from experiments.training import networks
@@ -65,9 +66,7 @@ class TrainedRun(NamedTuple):
             inputs: as the splits of the task hold them: images and points as they are, the rows of
                 a table as `encode_inputs` makes them, tokens.
         """
-        inputs, batch = np.asarray(inputs), self.config.batch_size
-        if inputs.shape[1:] != self.task.shape or not len(inputs):
-            raise ValueError(f"inputs are {list(inputs.shape)}, expected {['M', *self.task.shape]}")
+        inputs, batch = self.checked(inputs), self.config.batch_size
         graphdef, state = nnx.split(self.network)
 
         @jax.jit
@@ -79,6 +78,13 @@ class TrainedRun(NamedTuple):
         indices = np.arange(-(-len(inputs) // batch) * batch) % len(inputs)
         parts = [run(state, inputs[index]) for index in indices.reshape(-1, batch)]
         return np.concatenate(parts)[: len(inputs)].astype(np.float32)
+
+    def checked(self, inputs: Any) -> np.ndarray:
+        """Raw inputs as an array; ValueError unless they are [M, *task.shape], M ≥ 1."""
+        inputs = np.asarray(inputs)
+        if inputs.shape[1:] != self.task.shape or not len(inputs):
+            raise ValueError(f"inputs are {list(inputs.shape)}, expected {['M', *self.task.shape]}")
+        return inputs
 
 
 def load_run(folder: str | Path) -> TrainedRun:
@@ -310,6 +316,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> int:
+        require_memory_for_jax()
         if options.data is None:
             if options.out is not None:
                 raise ValueError("--out: expected --data too")

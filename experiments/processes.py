@@ -26,6 +26,7 @@ from experiments import folder_lock, signals
 from experiments.command_line import Parser, exit_status
 from experiments.config import Config
 from experiments.folder_lock import Held
+from experiments.machine import require_memory_for_jax
 from experiments.run_folder import FIGURES, LOCK, RunError
 
 HEARTBEAT_SECONDS = 30
@@ -68,8 +69,10 @@ def joined(arguments: Sequence[str]) -> Iterator[None]:
     the others, who wait for it.
 
     Raises:
-        ValueError: the options do not fit together, or the others cannot be found.
+        ValueError: the options do not fit together, or the others cannot be found, or a limit of
+            this process leaves JAX too little memory.
     """
+    require_memory_for_jax()
     parser = Parser(add_help=False)
     add_options(parser)
     options, _ = parser.parse_known_args(arguments)

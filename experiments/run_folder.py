@@ -35,6 +35,7 @@ import numpy as np
 from experiments.config import Config, from_json, to_json, total_epochs
 from experiments.names import run_name, task_folder
 from experiments.objective import Objective, find_objective
+from experiments.typed_json import parse_json
 
 CONFIG, TASK, METRICS, SUMMARY = "config.json", "task.json", "metrics.jsonl", "summary.json"
 CHOICES, SELECTION, FIT = "choices.json", "selection.npz", "fit.npz"
@@ -259,7 +260,7 @@ def _read(path: Path, parse: Callable[[Path], T]) -> T | None:
 
 
 _DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, TypeError, LookupError)
-_DAMAGE += (RecursionError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_DAMAGE += (zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
 def _told(error: Exception) -> str:
@@ -271,7 +272,7 @@ def _parse_config(path: Path) -> Config:
 
 
 def _parse_object(text: str) -> dict[str, Any]:
-    record = json.loads(text)
+    record = parse_json(text)
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object, got {text[:20]!r}")
     return record
@@ -414,8 +415,8 @@ class Rows:
 
 def _epoch_of(line: bytes) -> Any:
     try:
-        epoch = json.loads(line)["epoch"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        epoch = parse_json(line)["epoch"]
+    except (ValueError, LookupError, TypeError):
         return None
     return epoch if isinstance(epoch, int) else None
 

@@ -27,7 +27,7 @@ def read_fields(text: str, kind: type) -> dict[str, Any]:
     return fields
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str | bytes) -> Any:
     """What JSON says; ValueError if it is none."""
     try:
         return json.loads(text)

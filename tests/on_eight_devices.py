@@ -1,5 +1,6 @@
 """Checks on a machine of eight simulated devices: test_devices.py runs them in another process."""
 
+import contextlib
 import dataclasses
 import re
 
@@ -12,10 +13,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.benchmarks import scaling
 from experiments.config import Config
+from experiments.data.records import Records
 from experiments.data.tasks import load_task
 from experiments.presets import default_config
 from experiments.run_folder import Rows, read_choices, read_finished, read_metrics
-from experiments.training import devices, networks, step
+from experiments.training import devices, networks, step, stream
 from experiments.training.draws import draw
 from experiments.training.state import PhaseState, start_phase
 from experiments.training.train import train_and_evaluate
@@ -73,9 +75,15 @@ def placed(config: Config) -> PhaseState:
 def compiled_steps(config: Config) -> str:
     """The program of the steps of an epoch, as text."""
     task, phase = load_task(config), placed(config)
-    mesh, train = phase.program.mesh, task.splits["train"]
-    draws = devices.place_draws(mesh, draw(phase.program, [0], 0, len(train.labels)))
-    arguments = phase.state, phase.non_trainable, devices.replicate(mesh, train), draws
+    program, mesh, train = phase.program, phase.program.mesh, task.train
+    with contextlib.ExitStack() as open_files:
+        drawn = draw(program, [0], 0, task.train_size)
+        if isinstance(train, Records):
+            feed = stream.feeding(program, train, lambda _: drawn.indices, 0, 0)
+            train = next(iter(open_files.enter_context(feed)())).train
+        else:
+            train = devices.replicate(mesh, train)
+    arguments = phase.state, phase.non_trainable, train, devices.place_draws(mesh, drawn)
     lowered = step.run_steps.lower(phase.program, *arguments, jnp.int32(0), 0, 1)
     return lowered.compile().as_text()
 
@@ -102,6 +110,68 @@ def eight(one, compiled, tmp_path_factory):
 def test_eight_devices_train_to_the_metrics_of_one_with_a_program_per_phase(one, eight, compiled):
     assert_close(one, eight)
     assert [compiled.count(f"jit({name})") for name in ("run_steps", "end_epoch")] == [2, 2]
+
+
+# Streamed examples
+
+
+@pytest.mark.parametrize("model_axis", [1, 2])
+def test_streamed_examples_are_split_and_change_no_loss(eight, tmp_path, monkeypatch, model_axis):
+    monkeypatch.setenv("SMARTMIXED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 3 * 128 * (64 + 4))  # of three steps
+    shapes, place = set(), devices.place_batches
+
+    def spied(*arguments, **options):
+        blocks = place(*arguments, **options)
+        shapes.add(blocks.inputs.sharding.shard_shape(blocks.inputs.shape))
+        return blocks
+
+    monkeypatch.setattr(devices, "place_batches", spied)
+    streamed = train(tmp_path / "run", devices=8, model_axis=model_axis, stream=True)
+    assert shapes == {(3, 128 // (8 // model_axis), 8, 8, 1)}
+    whole = eight if model_axis == 1 else train(tmp_path / "whole", devices=8, model_axis=2)
+    rows, expected = map(read_metrics, (streamed, whole))
+    for row, same in zip(rows, expected, strict=True):
+        for name in row.keys() - {"seconds", "layers"}:
+            assert row[name] == same[name], (row["epoch"], name)
+        for path, layer in row["layers"].items():
+            assert layer["counts"] == same["layers"][path]["counts"]
+            # Of the logits, whose gradients XLA may sum in another order.
+            assert layer["entropy"] == pytest.approx(same["layers"][path]["entropy"], rel=1e-6)
+
+
+def test_streaming_needs_no_collective(tmp_path, monkeypatch):
+    monkeypatch.setenv("SMARTMIXED_CACHE", str(tmp_path / "cache"))
+    text = compiled_steps(tiny(devices=8, stream=True))
+    assert COLLECTIVE.findall(text) == ["all-reduce", "all-reduce"]
+    assert re.search(r"u8\[\d+,16,8,8,1\]", text)  # an eighth of every batch
+    assert not re.search(r"\[(\d+,)?128,8,8,1\]", text)
+
+
+def test_a_process_knows_the_examples_of_its_devices():
+    mesh = devices.make_mesh(tiny(devices=8, model_axis=2))
+    assert mesh is not None
+    np.testing.assert_array_equal(devices.own_columns(mesh, 128), np.arange(128))
+    two = mesh.devices[1:3]  # as a process would have them that has four of eight
+    part = jax.sharding.Mesh(two, mesh.axis_names)
+    batches = jax.random.randint(jax.random.key(0), (5, 64, 3), 0, 9)
+    found = devices.place_batches(part, np.asarray(batches), np.arange(64), 64)
+    np.testing.assert_array_equal(found, batches)
+    assert found.sharding.shard_shape(found.shape) == (5, 32, 3)
+
+
+@pytest.mark.parametrize("then", [1, 2])
+def test_a_streamed_run_goes_on_elsewhere_at_the_same_example(
+    one, eight, tmp_path, monkeypatch, then
+):
+    monkeypatch.setenv("SMARTMIXED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 3 * 128 * (64 + 4))
+    monkeypatch.setattr(Rows, "append", stop_after(2, Rows.append))
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", devices=8, stream=True)
+    monkeypatch.undo()
+    monkeypatch.setenv("SMARTMIXED_CACHE", str(tmp_path / "cache"))
+    assert_close(one, train(tmp_path / "run", devices=then, stream=then == 2))
 
 
 class Stopped(Exception):

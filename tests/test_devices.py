@@ -33,16 +33,17 @@ def test_on_eight_devices():
     assert not ran.returncode, ran.stdout[-6000:]
 
 
-def start(folder, place, victim=-1, epoch=0):
-    return launch(
-        OPTIONS.split(), folder, place, ["-m", "tests.killed_run", str(victim), str(epoch)]
-    )
+def start(folder, place, victim=-1, epoch=0, more=()):
+    module = ["-m", "tests.killed_run", str(victim), str(epoch)]
+    return launch([*OPTIONS.split(), *more], folder, place, module)
 
 
-def test_four_processes_end_when_one_is_killed_and_two_resume(tmp_path):
-    one, folder = tmp_path / "one", tmp_path / "run"
+def test_four_processes_end_when_one_is_killed_and_two_resume(tmp_path, monkeypatch):
+    """With examples from a file, of which each reads its part; one process has them all."""
+    monkeypatch.setenv("SMARTMIXED_CACHE", str(tmp_path / "cache"))
+    one, folder, streamed = tmp_path / "one", tmp_path / "run", ["--stream"]
     reference = start(one, ONE)
-    statuses = finish(start(folder, Place(processes=4), victim=2, epoch=1), limit=300)
+    statuses = finish(start(folder, Place(processes=4), 2, 1, streamed), limit=300)
     assert finish(reference, limit=300) == [0]
     assert statuses == [1, 1, -9, 1]
     for process in (0, 1, 3):
@@ -51,7 +52,7 @@ def test_four_processes_end_when_one_is_killed_and_two_resume(tmp_path):
             last
         )
     assert len(read_metrics(folder)) == 1
-    assert finish(start(folder, Place(processes=2)), limit=300) == [0, 0]
+    assert finish(start(folder, Place(processes=2), more=streamed), limit=300) == [0, 0]
     found = differences(one, folder)
     assert max(found.train_loss, found.validation_loss) < TOLERANCE
     assert (found.validation_score, found.test_score) == (0, 0)

@@ -113,6 +113,10 @@ def empty_header(path):
     path.with_suffix(".json").write_text("{")
 
 
+def deep_header(path):
+    path.with_suffix(".json").write_text("[" * 10_000)
+
+
 def another_shape(path):
     header = path.with_suffix(".json")
     facts = json.loads(header.read_text())
@@ -120,7 +124,7 @@ def another_shape(path):
     header.write_text(json.dumps(facts))
 
 
-@pytest.mark.parametrize("damage", [cut, grow, remove, empty_header, another_shape])
+@pytest.mark.parametrize("damage", [cut, grow, remove, empty_header, deep_header, another_shape])
 def test_a_damaged_file_is_named_when_it_is_opened(split, tmp_path, damage):
     path = records.keep(split, tmp_path).path
     damage(path)
@@ -173,7 +177,8 @@ def order(epoch):
 
 def test_blocks_cover_every_step_once_from_any_step_on():
     spans = list(stream.cut(7, 3, 3, 1, 2))
-    assert spans == [(1, 2, 5), (1, 5, 7), (2, 0, 3), (2, 3, 6), (2, 6, 7)]
+    assert spans == [(1, 2, 3), (1, 3, 6), (1, 6, 7), (2, 0, 3), (2, 3, 6), (2, 6, 7)]
+    assert list(stream.cut(40, 1, 20, 0, 0)) == [(0, 0, 3), (0, 3, 23), (0, 23, 40)]
     assert stream.block_steps(352, stream.BLOCK_BYTES // 100) == 88
     assert stream.block_steps(7, 2 * stream.BLOCK_BYTES) == 1
     assert stream.block_steps(7, 1) == 7
@@ -181,35 +186,30 @@ def test_blocks_cover_every_step_once_from_any_step_on():
 
 def test_a_block_has_the_examples_of_its_steps(split, tmp_path):
     spans = list(stream.cut(STEPS, 2, 4, 0, 1))
-    source = stream.BlockSource(records.keep(split, tmp_path), order, spans, 4)
-    assert len(source) == 4
+    columns = np.arange(BATCH)
+    source = stream.BlockSource(records.keep(split, tmp_path), order, spans, 4, columns)
+    assert len(source) == len(spans) == 4
     for (epoch, first, last), block in zip(spans, map(source.__getitem__, range(4)), strict=True):
-        assert block.inputs.shape == (4 * BATCH, 3, 2)
-        indices = np.asarray(order(epoch))[first:last].reshape(-1)
+        assert block.inputs.shape == (4, BATCH, 3, 2)
+        indices = np.asarray(order(epoch))[first:last]
         expected = np.where(indices < 0, ~indices, indices)
-        np.testing.assert_array_equal(block.labels[: len(indices)], expected)
-        np.testing.assert_array_equal(block.inputs[: len(indices)], split.inputs[expected])
+        np.testing.assert_array_equal(block.labels[: last - first], expected)
+        np.testing.assert_array_equal(block.inputs[: last - first], split.inputs[expected])
 
 
-def test_two_processes_read_every_batch_once(split, tmp_path):
+@pytest.mark.parametrize("columns", [[0, 1, 2, 3], [4, 5, 6, 7], [2, 3, 6, 7]])
+def test_a_process_reads_its_columns_of_every_batch(split, tmp_path, monkeypatch, columns):
     kept, spans = records.keep(split, tmp_path), [stream.Span(0, 2, 4)]
-    halves = [
-        stream.BlockSource(kept, order, spans, 2, process=i, processes=2)[0].labels.reshape(2, -1)
-        for i in range(2)
-    ]
-    assert [half.shape for half in halves] == [(2, BATCH // 2)] * 2
-    whole = stream.BlockSource(kept, order, spans, 2)[0].labels.reshape(2, BATCH)
-    np.testing.assert_array_equal(np.concatenate(halves, axis=1), whole)
-
-
-def test_renumbered_draws_find_the_same_examples_and_mask():
-    draws = draw(start_of(tiny()).program, [0], 0, 1_290)
-    for first in (0, 3, 6):
-        local = np.asarray(stream.renumbered(draws, first).indices)
-        indices = np.asarray(draws.indices)
-        np.testing.assert_array_equal(local[first:] < 0, indices[first:] < 0)
-        place = np.where(local < 0, ~local, local)[first:]
-        np.testing.assert_array_equal(place.reshape(-1), np.arange(place.size))
+    whole = stream.BlockSource(kept, order, spans, 2, np.arange(BATCH))[0]
+    read: list[np.ndarray] = []
+    read_examples = records.Records.read
+    monkeypatch.setattr(
+        records.Records, "read", lambda self, n, rows: (read.append(n), read_examples(self, n))[1]
+    )
+    part = stream.BlockSource(kept, order, spans, 2, np.array(columns))[0]
+    np.testing.assert_array_equal(part.labels, whole.labels[:, columns])
+    np.testing.assert_array_equal(part.inputs, whole.inputs[:, columns])
+    assert [len(numbers) for numbers in read] == [2 * len(columns)]
 
 
 def start_of(config):
@@ -255,9 +255,9 @@ def test_a_run_goes_on_at_the_same_example(tmp_path, monkeypatch, resumed_stream
     read: list[np.ndarray] = []
     read_examples = records.Records.read
 
-    def spied(self, numbers):
+    def spied(self, numbers, rows):
         read.append(numbers)
-        return read_examples(self, numbers)
+        return read_examples(self, numbers, rows)
 
     # One step at a time, a checkpoint after each.
     monkeypatch.setattr(train.Pace, "measured", lambda self, steps, seconds: None)
@@ -292,8 +292,9 @@ def test_a_file_damaged_while_training_is_one_line_that_names_it(tmp_path, monke
     kept.path.write_bytes(blob)
     options = ["--hidden", "8", "--selective-epochs", "1", "--mixed-epochs", "1", "--stream"]
     assert run.main([*options, "--run-dir", str(tmp_path / "run")]) == 1
-    *_, line = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {kept.path} is damaged")
+    told = capsys.readouterr().err
+    (line,) = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {kept.path} is damaged"), told
 
 
 def test_without_grain_one_line_says_what_to_install_and_nothing_is_written(
@@ -325,6 +326,8 @@ def test_the_benchmark_times_both_and_the_reading(tmp_path):
 
 def test_the_benchmark_times_nothing_if_the_losses_differ(monkeypatch, capsys):
     read = records.Records.read
-    monkeypatch.setattr(records.Records, "read", lambda self, numbers: read(self, numbers[::-1]))
+    monkeypatch.setattr(
+        records.Records, "read", lambda self, numbers, rows: read(self, numbers[::-1], rows)
+    )
     assert pipeline.main(["--smoke", "--networks", "mlp"]) == 1
     assert "the streamed losses are others" in capsys.readouterr().err

@@ -146,7 +146,7 @@ def test_options_without_effect_are_refused(changes, field):
 
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("rule", ["adam", "sgd"])
-def test_moments_go_on_and_schedules_begin_anew(rule, together):
+def test_moments_go_on_and_schedules_start_at_0(rule, together):
     config = tiny(optimizer=rule, clip_together=together, clip=1.0, weight_decay=0.01)
     program = Program(None, config, 1, 10, CLASSIFICATION)
     fresh = optimizer(program).init({"weights": {"w": jnp.ones(2)}, "selection": {}})
@@ -180,10 +180,12 @@ def test_a_run_in_which_no_neuron_moves_is_the_uniform_run(tmp_path, changes):
     )
     learned = dataclasses.replace(base, logit_learning_rate=1e-6)
     carried = rows_of(learned, tmp_path / "carried")
-    anew = rows_of(dataclasses.replace(learned, carry_moments=False), tmp_path / "anew")
+    reinitialized = rows_of(
+        dataclasses.replace(learned, carry_moments=False), tmp_path / "reinitialized"
+    )
     uniform = rows_of(dataclasses.replace(base, method="uniform:relu"), tmp_path / "uniform")
     np.testing.assert_allclose(carried, uniform, rtol=2e-4)
-    assert (np.abs(anew[2] / uniform[2] - 1) > 2e-3).all()  # the first epoch of phase 2
+    assert (np.abs(reinitialized[2] / uniform[2] - 1) > 2e-3).all()  # the first epoch of phase 2
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,17 @@
 import argparse
 import itertools
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from experiments import grid, submit
 from experiments.names import run_name
-from experiments.run_folder import RunError, is_complete
+from experiments.run_folder import RunError, folder_of, is_complete, read_metrics
 from experiments.shards import Shard, parse_shard
 
 try:  # here, because its log keeps the stderr of the time when it is imported
@@ -77,6 +79,36 @@ def test_a_shard_does_not_touch_the_cells_of_others(tmp_path, monkeypatch):
         assert grid.main([*arguments, "--shard", f"{index}/2"]) == 0
     configs = grid.parse_arguments(arguments).configs
     assert trained == [configs[0::2], configs[1::2]]
+
+
+def test_a_shard_killed_in_a_cell_goes_on_in_that_cell(tmp_path):
+    """SIGKILL in the second of its two cells; what the first left is not written again."""
+    arguments = [*SMALL, "--mixed-epochs", "3", "--checkpoint-seconds", "0", "--shard", "1/2"]
+    arguments += ["--methods", "uniform:relu", "two_phase"]
+    whole, killed = ([*arguments, "--run-dir", str(tmp_path / name)] for name in "ab")
+    first, second = map(folder_of, grid.parse_arguments(killed).configs[1::2])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.grid", *killed],
+        cwd=REPOSITORY,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+    )
+    while not read_metrics(second) and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert is_complete(first)
+    assert not is_complete(second)
+    left = {path: path.stat().st_mtime_ns for path in first.glob("[!.]*")}
+    assert grid.main(killed) == 0
+    assert {path: path.stat().st_mtime_ns for path in first.glob("[!.]*")} == left
+    assert grid.main(whole) == 0
+    for folder in (first, second):
+        assert losses(folder) == losses(tmp_path / "a" / folder.name)
+
+
+def losses(folder):
+    return [(row["train_loss"], row["validation_loss"]) for row in read_metrics(folder)]
 
 
 # The two front ends

@@ -140,9 +140,8 @@ def _read(phase: PhaseState, kept: records.Records) -> list[jax.Array]:
 
     firsts = []
     with stream.feeding(program, kept, lambda epoch: drawn(epoch).indices, 0, 0) as feed:
-        for epoch in range(program.spec.epochs):
-            for block in feed(drawn(epoch)):
-                firsts.append(block.train.labels[0])
+        for _ in range(program.spec.epochs):
+            firsts += [block.train.labels[0] for block in feed()]
     return firsts
 
 

@@ -48,9 +48,7 @@ def dead_and_saturated(run: TrainedRun, inputs: Any) -> dict[str, Units]:
 
 def flat_shares(run: TrainedRun, inputs: Any) -> dict[str, np.ndarray]:
     """The share of the inputs at which each neuron is flat, [N] by the path of its layer."""
-    inputs, batch = np.asarray(inputs), run.config.batch_size
-    if inputs.shape[1:] != run.task.shape or not len(inputs):
-        raise ValueError(f"inputs are {list(inputs.shape)}, expected {['M', *run.task.shape]}")
+    inputs, batch = run.checked(inputs), run.config.batch_size
     parts: Any = nnx.split(_watched(choices_as_data(run.network)), Counts, ...)
     graphdef, counts, others = parts
     static = graphdef, compile_key(run.config), run.task.scale

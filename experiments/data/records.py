@@ -23,6 +23,8 @@ import numpy as np
 
 from experiments.data.sources import DataError, describe_error
 from experiments.data.task import Split, host_split
+from experiments.machine import host_memory
+from experiments.typed_json import parse_json
 
 SUFFIX, HEADER = ".array_record", ".json"
 ROWS = 4_096
@@ -55,8 +57,11 @@ class Records:
         """Of one example."""
         return _example_bytes(self.shapes)
 
-    def read(self, numbers: np.ndarray) -> Split:
+    def read(self, numbers: np.ndarray, rows: int | None = None) -> Split:
         """The examples of some numbers, int [B] in 0 … M − 1, on the host.
+
+        Args:
+            rows: of the arrays, at least B; those from B on hold anything. Default: B.
 
         Raises:
             DataError: the file cannot be read there; the line names it.
@@ -64,11 +69,13 @@ class Records:
         has_room = numbers < len(self.in_memory)
         known = np.zeros(len(numbers), bool)
         known[has_room] = self.in_memory[numbers[has_room]]
-        found = [_aligned((len(numbers), *s.shape[1:]), s.dtype) for s in self.shapes]
+        rows = len(numbers) if rows is None else rows
+        whole = [_aligned((rows, *shape.shape[1:]), shape.dtype) for shape in self.shapes]
+        found = [array[: len(numbers)] for array in whole]
         if known.all():
             for array, memory in zip(found, self.memory, strict=True):
                 np.take(memory, numbers, axis=0, out=array, mode="clip")  # the others buffer
-            return host_split(*found)
+            return host_split(*whole)
         new = has_room & ~known
         from_file = self._read_file(numbers[~known])
         for array, memory, examples in zip(found, self.memory, from_file, strict=True):
@@ -76,7 +83,7 @@ class Records:
             array[~known] = examples
             memory[numbers[new]] = array[new]
         self.in_memory[numbers[new]] = True  # last: other threads look here
-        return host_split(*found)
+        return host_split(*whole)
 
     def _read_file(self, numbers: np.ndarray) -> list[np.ndarray]:
         try:
@@ -156,7 +163,7 @@ def open_records(path: Path, room: int | None = None) -> Records:
     """
     module, header = _array_record(), path.with_suffix(HEADER)
     try:
-        facts = json.loads(header.read_text())
+        facts = parse_json(header.read_text())
         shapes = Split(*(_struct(facts[name]) for name in Split._fields))
         size = int(facts["bytes"])
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -173,11 +180,6 @@ def open_records(path: Path, room: int | None = None) -> Records:
     kept = min(count, room // _example_bytes(shapes))
     memory = [np.empty((kept, *shape.shape[1:]), shape.dtype) for shape in shapes]
     return Records(path, shapes, reader, memory, np.zeros(kept, bool))
-
-
-def host_memory() -> int:
-    """Bytes of the host's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _array_record() -> Any:

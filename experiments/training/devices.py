@@ -5,7 +5,7 @@
 | examples of a batch [B, ...] | an equal part on each of the D places of the axis "data" |
 | with M > 1, of wide layers: logits [N, K], choices [N] | neurons on the M places of "model" |
 | their kernels [..., N], biases [N], and the optimiser's moments | with their neurons |
-| everything else: data, keys, other parameters, metrics | whole on every device |
+| everything else: all examples of a split, keys, other parameters | whole on every device |
 
 The compiled program is the one of a single device; XLA puts in the sums over devices that these
 places need. Outside of `train_phase` arrays are whole, on one device of each process: so a
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -61,8 +62,6 @@ def make_mesh(config: Config) -> Mesh | None:
         )
     if count == 1:
         return None
-    if config.stream:
-        raise ValueError(f"stream = True: expected one device, got {count}")
     # Auto, said: without it a mesh's axes belong to the types of arrays, and the network's code
     # would have to say where every result is.
     types = (AxisType.Auto, AxisType.Auto)
@@ -113,6 +112,31 @@ def place_draws(mesh: Mesh | None, draws: Draws) -> Draws:
         return draws
     everywhere = NamedSharding(mesh, PartitionSpec())
     return _put(draws, lambda _, leaf: _batches(mesh) if leaf is draws.indices else everywhere)
+
+
+def own_columns(mesh: Mesh | None, batch: int) -> np.ndarray:
+    """Which examples of a batch the devices of this process have, int [columns], ascending."""
+    if mesh is None:
+        return np.arange(batch)
+    parts = _batches(mesh).addressable_devices_indices_map((1, batch)).values()
+    return np.unique([np.arange(batch)[part[1]] for part in parts if part is not None])
+
+
+def place_batches(mesh: Mesh | None, tree: T, columns: np.ndarray, batch: int) -> T:
+    """Examples [steps, columns, ...] of this process → [steps, batch, ...], split over devices."""
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, tree)  # type: ignore[no-any-return]
+
+    def place(leaf: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            wanted = np.arange(batch)[index[1]]
+            first = int(np.searchsorted(columns, wanted[0]))
+            return leaf[:, first : first + len(wanted)]
+
+        shape = len(leaf), batch, *leaf.shape[2:]
+        return jax.make_array_from_callback(shape, _batches(mesh), part)
+
+    return jax.tree.map(place, tree)  # type: ignore[no-any-return]
 
 
 # Inside a compiled program

@@ -11,7 +11,7 @@ from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from experiments.config import LARGEST_INT, Config, total_epochs
 from experiments.data.task import Task
-from experiments.machine import as_gib, host_memory
+from experiments.machine import as_gib, memory_for_arrays
 from experiments.names import network_name
 from experiments.training.optimizer import MEMORY
 
@@ -116,10 +116,10 @@ def _require_room(config: Config, needed: dict[str, int]) -> None:
 
 
 def _memory() -> tuple[str, int]:
-    """The first device, or this machine where the device uses its memory, and the bytes of it."""
+    """The first device, or this machine where the device uses its memory, and the bytes there."""
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
-    return (f"the device {device}", limit) if limit else ("this machine", host_memory())
+    return (f"the device {device}", limit) if limit else ("this machine", memory_for_arrays())
 
 
 def _size(arrays: Any) -> int:

@@ -7,7 +7,7 @@ cut anywhere with one compilation and the same bits. With R > 1 runs, state, dra
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +28,24 @@ from smartmixed_jax.summary import statistics
 Step = int | jax.Array
 
 
+class Batches(NamedTuple):
+    """The examples of some steps of an epoch, in the order in which they are trained on.
+
+    Attributes:
+        inputs, labels: as those of a `Split`, of S steps: [S, batch, ...].
+        first: the first of the steps, int32 [].
+    """
+
+    inputs: jax.Array
+    labels: jax.Array
+    first: Any
+
+
 def _step(
     program: Program,
     state: TrainState,
     non_trainable: nnx.State,
-    train: Split,
+    train: Split | Batches,
     draws: Draws,
     epoch: Step,
     number: Step,
@@ -40,8 +53,15 @@ def _step(
     """One step of the optimiser: the given one of the epoch, from 0."""
     indices = draws.indices[number]
     mask = indices >= 0
-    index = jnp.where(mask, indices, ~indices)
-    inputs, labels = train.inputs[index], train.labels[index]
+    if isinstance(train, Batches):
+        place = number - train.first
+        inputs, labels = (
+            jax.lax.dynamic_index_in_dim(array, place, keepdims=False)
+            for array in (train.inputs, train.labels)
+        )
+    else:
+        index = jnp.where(mask, indices, ~indices)
+        inputs, labels = train.inputs[index], train.labels[index]
     if program.config.augment:
         inputs = shift_and_mirror(draws.augmentation[number], inputs)
     scaled = scales(program, epoch * program.steps + number)
@@ -111,7 +131,7 @@ def run_steps(
     program: Program,
     state: TrainState,
     non_trainable: nnx.State,
-    train: Split,
+    train: Split | Batches,
     draws: Draws,
     epoch: Step,
     first: Step,
@@ -123,7 +143,7 @@ def run_steps(
         program: static.
         state: donated.
         non_trainable: the part of the network without gradients.
-        train: data on the device, [R, ...] if the program is `seeded`.
+        train: data on the device, [R, ...] if the program is `seeded`; or batches of these steps.
         draws: of this epoch.
         epoch: within the phase, from 0, int32 []; the same for all runs.
         first, last: within the epoch, from 0, int32 [].
@@ -140,7 +160,7 @@ def run_steps_from_host(
     program: Program,
     state: TrainState,
     non_trainable: nnx.State,
-    train: Split,
+    train: Split | Batches,
     draws: Draws,
     epoch: Step,
     first: int,

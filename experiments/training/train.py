@@ -19,6 +19,7 @@ from experiments.checkpoints import Checkpoints
 from experiments.config import Config
 from experiments.data.records import Records
 from experiments.data.tasks import Split, Task, load_task
+from experiments.machine import require_memory_for_jax
 from experiments.run_folder import RunError, folder_of, is_intact
 from experiments.training import devices, networks, step, stream
 from experiments.training.draws import Draws, draw
@@ -106,7 +107,8 @@ def train(run: Run, phase: PhaseState | None, progress: Progress) -> None:
 
 
 def load_fitting_task(config: Config, load: Callable[[Config], Task]) -> Task:
-    """The task of a config; ValueError if its network does not fit, or the devices do not."""
+    """The task of a config; ValueError if its network, devices or memory do not fit."""
+    require_memory_for_jax()
     task = load(config)
     networks.require_fit(config, task)
     devices.make_mesh(config)
@@ -119,10 +121,10 @@ def load_fitting_task(config: Config, load: Callable[[Config], Task]) -> Task:
 def train_phase(run: Run, phase: PhaseState, progress: Progress) -> PhaseState:
     """Trains to the end of the phase; every epoch leaves a row, and some a checkpoint."""
     phase = devices.place(phase, run.config)
-    mesh = phase.program.mesh
+    mesh, train = phase.program.mesh, run.task.train
     parts = run_epochs(
         phase,
-        devices.replicate(mesh, run.task.train),
+        train if isinstance(train, Records) else devices.replicate(mesh, train),
         devices.replicate(mesh, run.task.splits["validation"]),
         seeds=[run.config.seed],
         size=run.task.train_size,
@@ -228,11 +230,11 @@ def run_epochs(
             draws, epoch = drawn(number), jnp.int32(number)
             draws = devices.place_draws(program.mesh, draws)
             done, first_step = first_step, 0
-            for block in feed(draws):
+            for block in feed():
                 while done < block.last:
                     begun, first = time.monotonic(), done
                     done = min(first + pace.steps, block.last)
-                    data = block.train, block.draws
+                    data = block.train, draws
                     state = run_steps(program, state, non_trainable, *data, epoch, first, done)
                     if done - first < program.steps:
                         jax.block_until_ready(state.sums.loss)
