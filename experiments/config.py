@@ -73,6 +73,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "refine_epochs": (0, LARGEST_INT),
     "steps_per_epoch": (0, LARGEST_INT),
     "batch_size": (1, LARGEST_INT),
+    "points": (2, LARGEST_INT),
     "draws": (0, LARGEST_INT),
     "fix_patience": (1, LARGEST_INT),
     "retries": (0, 20),
@@ -89,6 +90,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "noise": (0, 1e6),
     "final_noise": (0, 1e6),
     "checkpoint_seconds": (0, LARGEST),
+    "label_noise": (0, 1e6),
 }
 """The lowest and the highest value of a number, both allowed; fractions are checked apart."""
 
@@ -130,7 +132,8 @@ class Config:
     mixed_epochs: int = 20
     """Epochs of phase 2."""
     refine_epochs: int = 0
-    """Epochs of a last phase, of an mlp: each step one of L-BFGS on all training examples."""
+    """Epochs of a last phase, of an mlp or a network of yours: each step one of L-BFGS on all
+    training examples."""
     steps_per_epoch: int = 0
     """0: an epoch is one shuffled pass, the last short batch kept. Otherwise that many batches
     drawn with replacement."""
@@ -230,6 +233,11 @@ class Config:
     range: tuple[float, float] = (-2.0, 2.0)
     """Of a function: the lowest and highest value of each variable in training; beyond it, up to
     1.5 times as wide, the fit is tested outside."""
+    points: int = 4000
+    """Of a function: how many points it is trained on."""
+    label_noise: float = 0.0
+    """Of a function: the standard deviation of normal noise on the values to train and validate
+    on, by that of the values; it is tested without."""
     data_dir: str | None = None
     """Folder with prepared TFDS data, raw files or NAME.npz; default $TFDS_DATA_DIR, then
     ~/tensorflow_datasets, then a download. A table or arrays are looked for here too."""
@@ -344,7 +352,8 @@ def _validate(config: Config) -> None:
     require(fixed, "noise", "1 for reinmax")
     require(0 < config.fix_share <= 1, "fix_share", "in (0, 1]")
     refined = bool(config.refine_epochs)
-    require(not refined or config.network == "mlp", "refine_epochs", "0 but for an mlp")
+    plain = config.network == "mlp" or config.has_user_network
+    require(not refined or plain, "refine_epochs", "0 but for an mlp or a network of yours")
     require(not (refined and config.stream), "stream", "False with refine_epochs: L-BFGS needs all")
     by_layer = not (config.layer_by_layer and config.fix_when == "plateau")
     require(by_layer, "layer_by_layer", "False for plateau: the loss is of the whole network")

@@ -23,7 +23,8 @@ from experiments.typed_json import read_fields
 GROUPS: dict[str, tuple[str, ...]] = {
     "task and data": (
         *("preset", "task", "seed", "target", "target_kind", "inputs", "split_column"),
-        *("validation_fraction", "test_fraction", "range", "augment", "data_dir", "stream"),
+        *("validation_fraction", "test_fraction", "range", "points", "label_noise"),
+        *("augment", "data_dir", "stream"),
     ),
     "method": (
         *("method", "pool", "variance_matched", "control", "carry_weights", "carry_moments"),

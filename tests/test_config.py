@@ -16,7 +16,7 @@ from experiments.config import (
     to_json,
 )
 from experiments.data import functions
-from experiments.data.tasks import TASKS, find_kind
+from experiments.data.tasks import TASKS, find_kind, load_task
 from experiments.presets import ALWAYS, PRESETS, RECOMMENDED, default_config
 from smartmixed_jax import PAPER_POOL
 
@@ -150,6 +150,28 @@ def test_points_lie_where_they_should(name):
         assert 1.9 < largest <= 2.0
     distance = np.abs(samples.outside.inputs).max(-1)
     assert ((distance > 2.0) & (distance <= 3.0)).all()
+
+
+def test_noise_is_on_the_values_to_train_and_validate_on():
+    without, noisy = (functions.sample("ratio", 2, noise=noise) for noise in (0.0, 0.1))
+    for part in without._fields:
+        np.testing.assert_array_equal(getattr(without, part).inputs, getattr(noisy, part).inputs)
+    for part in ("test", "outside"):
+        np.testing.assert_array_equal(getattr(without, part).values, getattr(noisy, part).values)
+    added = noisy.train.values - without.train.values
+    assert 0.095 < added.std() / without.train.values.std() < 0.105
+    assert abs(added.mean()) < 0.005 * without.train.values.std()
+    assert 0.09 < (noisy.validation.values - without.validation.values).std() / (
+        without.train.values.std()
+    ) < 0.11
+    assert not np.array_equal(added, functions.sample("ratio", 3, noise=0.1).train.values)
+
+
+def test_a_run_has_the_points_and_the_noise_that_its_config_says():
+    config = dataclasses.replace(default_config(task="function:ratio"), points=77, label_noise=0.5)
+    train = load_task(config).splits["train"]
+    expected = functions.sample("ratio", 0, train=77, noise=0.5).train
+    np.testing.assert_array_equal(train.labels, expected.values)
 
 
 def test_seeds_draw_different_points_and_no_split_repeats_another():

@@ -29,7 +29,7 @@ class Points(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """The points of one seed; no noise is added to the values.
+    """The points of one seed; values for testing have no noise.
 
     `outside` is None for a function that is not finite everywhere around the range.
     """
@@ -114,8 +114,17 @@ def sample(
     train: int = 4_000,
     validation: int = 1_000,
     test: int = 4_000,
+    noise: float = 0.0,
 ) -> Samples:
     """Points of one seed: uniform on [low, high]^d, and outside it up to 1.5 times as far.
+
+    Args:
+        name: of the target.
+        seed: of the points and the noise.
+        bounds: low and high.
+        train, validation, test: how many points.
+        noise: standard deviation of normal noise on the values of train and validation, by that
+            of the values of train.
 
     Raises:
         ValueError: the target is not finite somewhere on the range.
@@ -136,6 +145,14 @@ def sample(
     candidates = rng.uniform(*_beyond(bounds), (4 * test + 64, d)).astype(np.float32)
     accepted = candidates[((candidates < low) | (candidates > high)).any(-1)][:test]
     outside = points(accepted)
+    scale, noisy = noise * float(fitted.values.std()), np.random.default_rng([seed, 0x401])
+
+    def with_noise(points: Points) -> Points:
+        added = scale * noisy.standard_normal(points.values.shape)
+        return points._replace(values=(points.values + added).astype(np.float32))
+
+    if noise:
+        fitted, held_out = with_noise(fitted), with_noise(held_out)
     return Samples(fitted, held_out, unseen, outside if np.isfinite(outside.values).all() else None)
 
 

@@ -169,7 +169,9 @@ class Loader:
 
 def _load_function(config: Config) -> Task:
     name = config.task.removeprefix("function:")
-    samples = functions.sample(name, config.seed, config.range)
+    samples = functions.sample(
+        name, config.seed, config.range, train=config.points, noise=config.label_noise
+    )
     names = functions.variables(name)
     columns = Encoding(tuple(map(Column, names)), Column("value" if "y" in names else "y"))
     return Task(
@@ -291,7 +293,7 @@ TASKS: dict[str, Kind] = {
     ),
     "function:": Kind(
         _load_function,
-        ("seed", "range"),
+        ("seed", "range", "points", "label_noise"),
         lambda name: functions.dimension(name.removeprefix("function:")),
         argument="NAME",
         about="a function of a few variables to fit: one of those below, or MODULE:NAME",

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from experiments import recipes
-from experiments.data.functions import TARGETS
+from experiments.data.targets import FIRST
 from experiments.presets import default_config
 from smartmixed_jax import REGRESSION_POOL
 
@@ -36,5 +36,5 @@ def study(target: str) -> recipes.Study:
 
 if __name__ == "__main__":
     parser = recipes.Parser(description=__doc__)
-    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--targets", nargs="+", choices=FIRST, default=list(FIRST))
     sys.exit(recipes.run_studies([study(target) for target in parser.parse_args().targets]))

@@ -21,7 +21,7 @@ import jax
 from experiments import recipes, statistics
 from experiments.command_line import exit_status
 from experiments.comparison import validation_error
-from experiments.data.functions import TARGETS
+from experiments.data.targets import FIRST
 from experiments.recipes import cifar10, digits, mnist, regression, tiny_shakespeare
 from experiments.report import format_table
 from experiments.run_folder import FinishedRun, RunError, folder_of, read_finished
@@ -31,7 +31,7 @@ from experiments.training.parallel import train_all
 
 TASKS: dict[str, Callable[[str | None], list[recipes.Study]]] = {
     "digits": lambda data_dir: [digits.study()],
-    "functions": lambda data_dir: [regression.study(target) for target in TARGETS],
+    "functions": lambda data_dir: [regression.study(target) for target in FIRST],
     "mnist": lambda data_dir: [mnist.study(data_dir)],
     "tiny_shakespeare": lambda data_dir: [tiny_shakespeare.study("paper", data_dir)],
     "tiny_shakespeare_modern": lambda data_dir: [tiny_shakespeare.study("modern", data_dir)],

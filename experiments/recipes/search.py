@@ -20,7 +20,7 @@ import numpy as np
 from experiments import recipes, statistics
 from experiments.command_line import exit_status
 from experiments.config import Config
-from experiments.data.functions import TARGETS
+from experiments.data.targets import FIRST
 from experiments.names import run_name
 from experiments.presets import default_config
 from experiments.report import format_table
@@ -63,7 +63,7 @@ def uniform(*names: str, **changes: Any) -> dict[str, dict[str, Any]]:
 
 
 TABLES = tuple(f"table:{name}.csv" for name in ("concrete", "energy", "yacht"))
-FUNCTIONS = tuple(f"function:{name}" for name in TARGETS)
+FUNCTIONS = tuple(f"function:{name}" for name in FIRST)
 SHORT_TEXT = {"selective_epochs": 4, "mixed_epochs": 6, "pool": "modern"}
 STAGES = {
     "functions_noise": Stage(
