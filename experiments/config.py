@@ -107,8 +107,9 @@ class Config:
     abstract (described), or ours (recommended). See README."""
     task: str = "digits"
     """What is learned: digits, mnist, fashion_mnist, cifar10, tiny_shakespeare; function:NAME, a
-    function to fit from experiments/data/functions.py; or what is yours (docs/your_data.md):
-    table:FILE.csv, arrays:FILE.npz, function:MODULE:NAME, or MODULE:NAME, which returns a Task."""
+    function to fit from experiments/data/targets.py; pde:NAME, a differential equation to solve
+    from experiments/data/pdes.py; or what is yours (docs/your_data.md): table:FILE.csv,
+    arrays:FILE.npz, function:MODULE:NAME, pde:MODULE:NAME, or MODULE:NAME, which returns a Task."""
     method: str = "two_phase"
     """two_phase, or uniform:NAME: one function of the pool for every neuron, one phase of
     selective_epochs + mixed_epochs."""
@@ -234,7 +235,7 @@ class Config:
     """Of a function: the lowest and highest value of each variable in training; beyond it, up to
     1.5 times as wide, the fit is tested outside."""
     points: int = 4000
-    """Of a function: how many points it is trained on."""
+    """Of a function or an equation: how many points it is trained on."""
     label_noise: float = 0.0
     """Of a function: the standard deviation of normal noise on the values to train and validate
     on, by that of the values; it is tested without."""

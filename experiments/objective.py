@@ -58,6 +58,8 @@ class Objective:
             that a task does not have are left out.
         note: below that table.
         normalized: scores are squared errors, given divided by the variance of the labels too.
+        relative: scores are squared errors, given as the relative L2 error too, of the first column
+            of the labels.
         confusion: every example has one class, so that a confusion matrix says something.
     """
 
@@ -77,6 +79,7 @@ class Objective:
     log_scale: bool = False
     note: str = ""
     normalized: bool = False
+    relative: bool = False
     confusion: bool = False
 
     def losses_and_scores(
@@ -105,6 +108,8 @@ class Objective:
         numbers = {f"{split}_loss": loss, f"{split}_score": score}
         if self.normalized:
             numbers[f"{split}_normalized_error"] = score / float(np.var(np.asarray(labels)))
+        if self.relative and (size := float(np.mean(np.square(np.asarray(labels)[:, 0])))):
+            numbers[f"{split}_relative_error"] = float((score / size) ** 0.5)
         return numbers
 
     def compared(self, phase: Mapping[str, Any]) -> float:
@@ -166,6 +171,26 @@ def squared_error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.square(outputs - labels)[:, 0]
 
 
+def equation_error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Where the solution is known its weighted squared error, elsewhere the squared residual.
+
+    Args:
+        outputs: solution and residual, [B, 2].
+        labels: the solution, and the weight of its error or 0 where it is not known, [B, 2].
+    """
+    return _known_or_residual(outputs, labels, labels[:, 1])
+
+
+def solution_error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """The same without weights."""
+    return _known_or_residual(outputs, labels, 1.0)
+
+
+def _known_or_residual(outputs: jax.Array, labels: jax.Array, weight: Any) -> jax.Array:
+    error = weight * jnp.square(outputs[:, 0] - labels[:, 0])
+    return jnp.where(labels[:, 1] > 0, error, jnp.square(outputs[:, 1]))
+
+
 # The objectives
 
 CLASSIFICATION = Objective(
@@ -222,6 +247,26 @@ COLUMN_REGRESSION = dataclasses.replace(
 )
 """Of a table: the network fits the standardised column."""
 
+EQUATION = Objective(
+    name="equation",
+    loss=equation_error,
+    score=solution_error,
+    loss_name="mean squared residual",
+    metric="mean square",
+    metric_unit="",
+    score_name="relative L2 error",
+    unit="of the solution",
+    result="test_relative_error",
+    selection="validation_loss",
+    lower_is_better=True,
+    log_scale=True,
+    digits=".2e",
+    columns={"relative L2 error": ("test_relative_error", _scientific)},
+    note="validation: the mean squared residual; test: the solution against its reference",
+    relative=True,
+)
+"""Of a differential equation, solved without a value of its solution."""
+
 NEXT_CHARACTER = dataclasses.replace(
     CLASSIFICATION,
     name="next_character",
@@ -255,6 +300,7 @@ OBJECTIVES: dict[str, Objective] = {
         DOUBLE_SOFTMAX,
         REGRESSION,
         COLUMN_REGRESSION,
+        EQUATION,
         NEXT_CHARACTER,
         NEXT_CHARACTER_DOUBLE_SOFTMAX,
     )

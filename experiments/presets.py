@@ -129,6 +129,26 @@ RECOMMENDED: dict[str, Recommended] = {
             **AVERAGED,
         ),
     ),
+    "pde:": Recommended(
+        "ours: networks 2-64-64-64-1 that choose among eight smooth functions, 6,000 steps of Adam"
+        " and 500 of L-BFGS",
+        "",
+        "",
+        dict(
+            pool="smooth",
+            hidden=(64, 64, 64),
+            selective_epochs=6,
+            mixed_epochs=54,
+            refine_epochs=5,
+            steps_per_epoch=100,
+            batch_size=256,
+            points=8000,
+            learning_rate=1e-2,
+            clip=0.5,
+            schedule="cosine_restart",
+            **AVERAGED,
+        ),
+    ),
     "table:": Recommended(
         "ours: networks d-64-64 that choose among eight functions, 6,000 steps, 70 % of the rows",
         "5 to 25 s",
@@ -158,6 +178,7 @@ ALWAYS: dict[str, dict[str, Any]] = {
     "table:": dict(pool="regression", double_softmax=False, validation_fraction=0.15),
     "tiny_shakespeare": dict(network="transformer"),
     "function:": dict(pool="regression", double_softmax=False),
+    "pde:": dict(pool="smooth", double_softmax=False),
 }
 """What a task changes in the other presets, because they were made for images."""
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import Config
-from experiments.data import arrays, functions, images, records, tables
+from experiments.data import arrays, functions, images, pdes, records, tables
 from experiments.data.datasets import DATASETS, Dataset
 from experiments.data.encoding import Column, Encoding
 from experiments.data.reading import find_file
@@ -25,6 +25,7 @@ from experiments.names import changed_fields
 from experiments.objective import (
     CLASSIFICATION,
     COLUMN_REGRESSION,
+    EQUATION,
     NEXT_CHARACTER,
     REGRESSION,
     with_double_softmax,
@@ -190,6 +191,21 @@ def _load_function(config: Config) -> Task:
     )
 
 
+def _load_equation(config: Config) -> Task:
+    name = config.task.removeprefix("pde:")
+    equation = pdes.find_equation(name)
+    splits = pdes.sample(equation, config.seed, config.points)
+    return Task(
+        name=config.task,
+        splits={part: host_split(*points) for part, points in splits.items()},
+        objective=EQUATION,
+        out_features=1,
+        source=f"equation {name} of {len(equation.low)} coordinates, drawn with seed",
+        seeded=True,
+        tabulate_fit=functools.partial(pdes.tabulate_fit, equation),
+    )
+
+
 def _load_table(config: Config) -> Task:
     path = find_file(config.task.removeprefix("table:"), config.data_dir)
     fields = {name: getattr(config, name) for name in tables.Options._fields}
@@ -297,6 +313,13 @@ TASKS: dict[str, Kind] = {
         lambda name: functions.dimension(name.removeprefix("function:")),
         argument="NAME",
         about="a function of a few variables to fit: one of those below, or MODULE:NAME",
+    ),
+    "pde:": Kind(
+        _load_equation,
+        ("seed", "points"),
+        lambda name: pdes.find_equation(name.removeprefix("pde:")),
+        argument="NAME",
+        about="a differential equation to solve: " + ", ".join(pdes.EQUATIONS) + ", or MODULE:NAME",
     ),
     "table:": Kind(
         _load_table,

@@ -23,6 +23,7 @@ from experiments.config import Config
 from experiments.data.targets import FIRST
 from experiments.names import run_name
 from experiments.presets import default_config
+from experiments.recipes import suite
 from experiments.report import format_table
 from experiments.run_folder import RunError, read_finished
 from experiments.training.compilation import keep_compilations
@@ -64,6 +65,8 @@ def uniform(*names: str, **changes: Any) -> dict[str, dict[str, Any]]:
 
 TABLES = tuple(f"table:{name}.csv" for name in ("concrete", "energy", "yacht"))
 FUNCTIONS = tuple(f"function:{name}" for name in FIRST)
+
+RATES = (5e-2, 2e-2, 1e-2, 5e-3, 2e-3)
 SHORT_TEXT = {"selective_epochs": 4, "mixed_epochs": 6, "pool": "modern"}
 STAGES = {
     "functions_noise": Stage(
@@ -152,6 +155,15 @@ STAGES = {
             | {"selective_epochs": 5, "mixed_epochs": 55, "logit_learning_rate": 6e-2},
             "a third": SHORT | THIRD,
             "half": SHORT | {"selective_epochs": 30, "mixed_epochs": 30},
+        },
+        ratios=True,
+    ),
+    "rivals": Stage(
+        FUNCTIONS[::3],
+        {
+            f"{name} {rate:g}": {**suite.rival(name), "learning_rate": rate}
+            for name in suite.RIVALS
+            for rate in RATES
         },
         ratios=True,
     ),

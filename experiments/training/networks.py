@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.config import Config, check_method
+from experiments.data import pdes
 from experiments.data.task import Task
 from experiments.run_folder import TaskRecord
 from experiments.training.keys import INIT, SWITCH, make_key
@@ -100,15 +101,14 @@ def require_fit(config: Config, task: Task) -> None:
     """
     check_method(config)
     build = functools.partial(build_model, config, task)
-    run = functools.partial(apply, config, task.scale)
     if config.has_user_network:
         if config.dtype != "float32":
             raise ValueError(
                 f"dtype = {config.dtype!r}: expected float32 for a network of the user's"
             )
         pool = None if _is_uniform(config) else _layer_options(config)["pool"]
-        require_memory(config, task, build, run)
-        require_trainable(build(), config, pool, run, task)
+        require_memory(config, task, build, functools.partial(apply, config, task.scale))
+        require_trainable(build(), config, pool, functools.partial(_run, config, task.scale), task)
         return
     kind = "text" if task.takes_tokens else "images" if task.has_images else ""
     fitting = [] if task.takes_tokens else ["mlp"]
@@ -116,7 +116,7 @@ def require_fit(config: Config, task: Task) -> None:
     if config.network not in fitting:
         expected = " or ".join([*fitting, "MODULE:NAME"])
         raise ValueError(f"network = {config.network!r}: expected {expected} for {task.name}")
-    require_memory(config, task, build, run)
+    require_memory(config, task, build, functools.partial(apply, config, task.scale))
 
 
 def apply(
@@ -124,9 +124,24 @@ def apply(
 ) -> jax.Array:
     """Raw inputs of a `Split` → outputs [B, ..., out_features]; the key draws the choices.
 
+    Of an equation to solve: the solution and the residual, [B, 2].
+
     Args:
         scale: of the task.
     """
+    if not config.task.startswith("pde:"):
+        return _run(config, scale, model, inputs, key)
+    graphdef, state = nnx.split(model)
+
+    def network(x: jax.Array) -> jax.Array:
+        return _run(config, scale, nnx.merge(graphdef, state), x, key)[:, 0]
+
+    return pdes.outputs(pdes.find_equation(config.task.removeprefix("pde:")), network, inputs)
+
+
+def _run(
+    config: Config, scale: float | None, model: Any, inputs: jax.Array, key: jax.Array
+) -> jax.Array:
     inputs = inputs.astype(jnp.int32) if scale is None else inputs.astype(jnp.float32) / scale
     if config.has_user_network:
         return call(model, inputs, key)

@@ -1,0 +1,268 @@
+"""Differential equations to solve: `pde:NAME`, or `pde:MODULE:NAME`, the user's `Equation`.
+
+A network is trained to make the equation's residual small at points of the box; what is known of
+the solution, such as its initial values, is built into what its output is taken for (`solution` of
+the equation), or fitted at further points. No value of the solution inside the box is shown in
+training or validation; the error is measured against a reference that is computed here.
+
+M. Raissi, P. Perdikaris, G. E. Karniadakis, J. Comput. Phys. 378 (2019) 686.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import integrate, interpolate
+
+from experiments.data.functions import Fitted
+from experiments.importing import load_object
+
+Function = Callable[[jax.Array], jax.Array]
+"""Coordinates [B, d] → values [B], of every point by itself."""
+
+HELD_OUT, TESTED = 2_000, 10_000
+"""Points to validate and to test on."""
+
+
+class Equation(NamedTuple):
+    """An equation on a box of d coordinates for one unknown function.
+
+    Attributes:
+        low, high: [d], the corners of the box.
+        residual: (u, x [B, d]) → [B], what is 0 where u solves the equation; `partial` has u's
+            derivatives.
+        reference: x float64 [M, d] → [M], the solution, or one that is accurate enough.
+        solution: (x [B, d], output of the network [B]) → u [B]: whatever is known of u.
+        conditions: generator → (x [C, d], u [C]), points where u is known; None: there are none.
+        weight: of the squared error at such a point, beside the squared residual at another.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    residual: Callable[[Function, jax.Array], jax.Array]
+    reference: Callable[[np.ndarray], np.ndarray]
+    solution: Callable[[jax.Array, jax.Array], jax.Array] = lambda x, n: n
+    conditions: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]] | None = None
+    weight: float = 100.0
+
+
+def partial(u: Function, *axes: int) -> Function:
+    """∂u/∂x_i, or ∂²u/∂x_i ∂x_j …, by forward mode: `partial(u, 0, 0)` is the second by x_0."""
+    for axis in axes:
+        u = functools.partial(_along, u, axis)
+    return u
+
+
+def _along(u: Function, axis: int, x: jax.Array) -> jax.Array:
+    direction = jnp.zeros_like(x).at[:, axis].set(1.0)
+    return jax.jvp(u, (x,), (direction,))[1]
+
+
+def find_equation(name: str) -> Equation:
+    """The equation of that name, or the user's, MODULE:NAME; ValueError if there is none."""
+    if ":" not in name:
+        if name not in EQUATIONS:
+            known = ", ".join(EQUATIONS)
+            raise ValueError(f"pde:{name}: unknown equation; known: {known}, or MODULE:NAME")
+        return EQUATIONS[name]
+    equation = load_object("pde", name)
+    if not isinstance(equation, Equation):
+        raise ValueError(f"pde:{name} is a {type(equation).__name__}, expected an Equation")
+    if len(equation.low) != len(equation.high) or not all(
+        a < b for a, b in zip(equation.low, equation.high, strict=True)
+    ):
+        raise ValueError(
+            f"pde:{name}: low = {equation.low}, high = {equation.high}: expected corners of a box"
+        )
+    return equation
+
+
+def outputs(equation: Equation, network: Function, x: jax.Array) -> jax.Array:
+    """u and the residual at x [B, d], as [B, 2].
+
+    Args:
+        network: coordinates in [−1, 1]^d → [B].
+    """
+    low, high = (jnp.asarray(end, jnp.float32) for end in (equation.low, equation.high))
+
+    def u(x: jax.Array) -> jax.Array:
+        return equation.solution(x, network((2 * x - low - high) / (high - low)))
+
+    return jnp.stack([u(x), equation.residual(u, x)], -1)
+
+
+class Points(NamedTuple):
+    """inputs [M, d] and labels [M, 2] float32: u where it is given, and the weight of its error;
+    0 where the residual counts."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+
+
+def sample(equation: Equation, seed: int, points: int) -> dict[str, Points]:
+    """The points of one seed, uniform on the box: train, validation, test."""
+    rng = np.random.default_rng([seed, 0x9DE])
+
+    def inside(count: int) -> np.ndarray:
+        return rng.uniform(equation.low, equation.high, (count, len(equation.low)))
+
+    def part(count: int) -> Points:
+        x = inside(count)
+        labels = np.zeros((count, 2))
+        if equation.conditions:
+            known, u = equation.conditions(rng)
+            x = np.concatenate([x, known])
+            weights = np.full(len(u), equation.weight)
+            labels = np.concatenate([labels, np.stack([u, weights], -1)])
+        return Points(x.astype(np.float32), labels.astype(np.float32))
+
+    train, validation, x = part(points), part(HELD_OUT), inside(TESTED).astype(np.float32)
+    values = equation.reference(x.astype(np.float64))
+    test = Points(x, np.stack([values, np.ones_like(values)], -1).astype(np.float32))
+    return {"train": train, "validation": validation, "test": test}
+
+
+def tabulate_fit(equation: Equation, fitted: Fitted) -> dict[str, np.ndarray]:
+    """The reference and a trained solution, as `functions.tabulate_fit` has them; the coordinates
+    are scaled to [−1, 1]."""
+    d = len(equation.low)
+    low, high = np.asarray(equation.low), np.asarray(equation.high)
+
+    def both(scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x = (low + (scaled.reshape(-1, d) + 1) / 2 * (high - low)).astype(np.float32)
+        true, found = equation.reference(x.astype(np.float64)), np.asarray(fitted(x))
+        return true.reshape(scaled.shape[:-1]), found.reshape(scaled.shape[:-1])
+
+    held, line = 0.25, np.linspace(-1, 1, 241)
+    lines = np.full((d, line.size, d), held)
+    lines[np.arange(d), :, np.arange(d)] = line
+    plane_x = np.linspace(-1, 1, 97)
+    plane = np.full((plane_x.size, plane_x.size, d), held)
+    plane[..., 0], plane[..., 1] = np.meshgrid(plane_x, plane_x)
+    (line_true, line_fit), (plane_true, plane_fit) = both(lines), both(plane)
+    found = {
+        **{"line_x": line, "line_true": line_true, "line_fit": line_fit},
+        **{"plane_x": plane_x, "plane_true": plane_true, "plane_fit": plane_fit},
+        **{"held": held, "center": 0.0, "inside": 1.0},
+    }
+    return {name: np.asarray(array, np.float32) for name, array in found.items()}
+
+
+# Burgers: u_t + u u_x = ν u_xx, u(x, 0) = −sin πx, u(±1, t) = 0
+
+VISCOSITY = 0.01 / math.pi
+
+
+def _burgers(u: Function, x: jax.Array) -> jax.Array:
+    return partial(u, 1)(x) + u(x) * partial(u, 0)(x) - VISCOSITY * partial(u, 0, 0)(x)
+
+
+def burgers_reference(x: np.ndarray, nodes: int = 200) -> np.ndarray:
+    """By the transform of Cole and Hopf, its integrals by Gauss and Hermite.
+
+    200 nodes and 300 differ by less than 1e-14 everywhere.
+    """
+    z, weights = np.polynomial.hermite.hermgauss(nodes)
+    place, time = x[:, :1], x[:, 1:]
+    y = place - 2 * np.sqrt(VISCOSITY * time) * z
+    exponent = -np.cos(np.pi * y) / (2 * np.pi * VISCOSITY)
+    kernel = weights * np.exp(exponent - exponent.max(-1, keepdims=True))
+    value: np.ndarray = -(np.sin(np.pi * y) * kernel).sum(-1) / kernel.sum(-1)
+    return value
+
+
+# Allen-Cahn: u_t = 1e-4 u_xx + 5 (u − u³), u(x, 0) = x² cos πx, u(±1, t) = −1
+
+DIFFUSION = 1e-4
+
+
+def _allen_cahn(u: Function, x: jax.Array) -> jax.Array:
+    value = u(x)
+    return partial(u, 1)(x) - DIFFUSION * partial(u, 0, 0)(x) - 5 * (value - value**3)
+
+
+def allen_cahn_reference(x: np.ndarray) -> np.ndarray:
+    """Interpolated from a grid; twice as many intervals change it by 1e-9 in relative L2."""
+    return _allen_cahn_spline(2000)(x[:, 0], x[:, 1], grid=False)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _allen_cahn_spline(intervals: int) -> interpolate.RectBivariateSpline:
+    """Central differences on two grids, extrapolated to an error of h⁴."""
+    times = np.linspace(0, 1, 201)
+    coarse, fine = (_allen_cahn_lines(n, times) for n in (intervals, 2 * intervals))
+    values = fine[::2] + (fine[::2] - coarse) / 3
+    return interpolate.RectBivariateSpline(
+        np.linspace(-1, 1, intervals + 1), times, values, kx=5, ky=5
+    )
+
+
+def _allen_cahn_lines(intervals: int, times: np.ndarray) -> np.ndarray:
+    """The method of lines, [intervals + 1, times]."""
+    x = np.linspace(-1, 1, intervals + 1)
+    rate = DIFFUSION / (x[1] - x[0]) ** 2
+
+    def change(_: float, u: np.ndarray) -> np.ndarray:
+        full = np.concatenate([[-1.0], u, [-1.0]])
+        return rate * (full[2:] - 2 * u + full[:-2]) + 5 * (u - u**3)
+
+    start = (x**2 * np.cos(np.pi * x))[1:-1]
+    found = integrate.solve_ivp(
+        *(change, (0, 1), start), "LSODA", times, lband=1, uband=1, rtol=1e-10, atol=1e-12
+    ).y
+    ends = np.full((1, len(times)), -1.0)
+    return np.concatenate([ends, found, ends])
+
+
+# Helmholtz: u_xx + u_yy + u = q, u = 0 at the border; q such that u = sin πx sin 4πy
+
+
+def _helmholtz(u: Function, x: jax.Array) -> jax.Array:
+    wanted = jnp.sin(jnp.pi * x[:, 0]) * jnp.sin(4 * jnp.pi * x[:, 1])
+    source = (1 - 17 * jnp.pi**2) * wanted
+    return partial(u, 0, 0)(x) + partial(u, 1, 1)(x) + u(x) - source
+
+
+# Convection: u_t + 30 u_x = 0, u(x, 0) = sin x, u(0, t) = −sin 30 t
+
+SPEED = 30.0
+
+
+def _convection(u: Function, x: jax.Array) -> jax.Array:
+    return partial(u, 1)(x) + SPEED * partial(u, 0)(x)
+
+
+EQUATIONS: dict[str, Equation] = {
+    "burgers": Equation(
+        (-1.0, 0.0),
+        (1.0, 1.0),
+        _burgers,
+        burgers_reference,
+        lambda x, n: -jnp.sin(jnp.pi * x[:, 0]) + x[:, 1] * (1 - x[:, 0] ** 2) * n,
+    ),
+    "allen_cahn": Equation(
+        (-1.0, 0.0),
+        (1.0, 1.0),
+        _allen_cahn,
+        allen_cahn_reference,
+        lambda x, n: x[:, 0] ** 2 * jnp.cos(jnp.pi * x[:, 0]) + x[:, 1] * (1 - x[:, 0] ** 2) * n,
+    ),
+    "helmholtz": Equation(
+        (-1.0, -1.0),
+        (1.0, 1.0),
+        _helmholtz,
+        lambda x: np.sin(np.pi * x[:, 0]) * np.sin(4 * np.pi * x[:, 1]),
+        lambda x, n: (1 - x[:, 0] ** 2) * (1 - x[:, 1] ** 2) * n,
+    ),
+    "convection": Equation(
+        (0.0, 0.0),
+        (2 * math.pi, 1.0),
+        _convection,
+        lambda x: np.sin(x[:, 0] - SPEED * x[:, 1]),
+        lambda x, n: jnp.sin(x[:, 0]) - jnp.sin(SPEED * x[:, 1]) + x[:, 0] * x[:, 1] * n,
+    ),
+}
