@@ -24,6 +24,12 @@ class Interrupted(BaseException):
         self.number = number
 
 
+def end_quietly_while_importing() -> None:
+    """Of a command `python -m ...` that is interrupted before it begins: no traceback."""
+    if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def caught() -> Iterator[None]:
     """Ends the process at a signal, with one line; in a deferring block only where it asks for it.
