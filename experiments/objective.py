@@ -267,6 +267,18 @@ EQUATION = Objective(
 )
 """Of a differential equation, solved without a value of its solution."""
 
+EQUATION_WITHOUT_SOLUTION = dataclasses.replace(
+    EQUATION,
+    name="equation_without_solution",
+    score_name="mean squared residual",
+    unit="of the test points",
+    result="test_loss",
+    columns={"mean squared residual": ("test_loss", _scientific)},
+    note="",
+    relative=False,
+)
+"""Of one whose solution is not known."""
+
 NEXT_CHARACTER = dataclasses.replace(
     CLASSIFICATION,
     name="next_character",
@@ -301,6 +313,7 @@ OBJECTIVES: dict[str, Objective] = {
         REGRESSION,
         COLUMN_REGRESSION,
         EQUATION,
+        EQUATION_WITHOUT_SOLUTION,
         NEXT_CHARACTER,
         NEXT_CHARACTER_DOUBLE_SOFTMAX,
     )

@@ -31,7 +31,7 @@ class Points(NamedTuple):
 class Samples(NamedTuple):
     """The points of one seed; values for testing have no noise.
 
-    `outside` is None for a function that is not finite everywhere around the range.
+    `outside` is None for a function that is not finite everywhere around the range, or constant.
     """
 
     train: Points
@@ -153,7 +153,8 @@ def sample(
 
     if noise:
         fitted, held_out = with_noise(fitted), with_noise(held_out)
-    return Samples(fitted, held_out, unseen, outside if np.isfinite(outside.values).all() else None)
+    told = np.isfinite(outside.values).all() and np.ptp(outside.values) > 0
+    return Samples(fitted, held_out, unseen, outside if told else None)
 
 
 def _beyond(bounds: tuple[float, float]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ M. Raissi, P. Perdikaris, G. E. Karniadakis, J. Comput. Phys. 378 (2019) 686.
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import numpy as np
 from scipy import integrate, interpolate
 
 from experiments.data.functions import Fitted
-from experiments.importing import load_object
+from experiments.importing import load_object, one_line
 
 Function = Callable[[jax.Array], jax.Array]
 """Coordinates [B, d] → values [B], of every point by itself."""
@@ -35,7 +35,8 @@ class Equation(NamedTuple):
         low, high: [d], the corners of the box.
         residual: (u, x [B, d]) → [B], what is 0 where u solves the equation; `partial` has u's
             derivatives.
-        reference: x float64 [M, d] → [M], the solution, or one that is accurate enough.
+        reference: x float64 [M, d] → [M], the solution, or one that is accurate enough; None: the
+            test says only how small the residual is.
         solution: (x [B, d], output of the network [B]) → u [B]: whatever is known of u.
         conditions: generator → (x [C, d], u [C]), points where u is known; None: there are none.
         weight: of the squared error at such a point, beside the squared residual at another.
@@ -44,7 +45,7 @@ class Equation(NamedTuple):
     low: tuple[float, ...]
     high: tuple[float, ...]
     residual: Callable[[Function, jax.Array], jax.Array]
-    reference: Callable[[np.ndarray], np.ndarray]
+    reference: Callable[[np.ndarray], np.ndarray] | None = None
     solution: Callable[[jax.Array, jax.Array], jax.Array] = lambda x, n: n
     conditions: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]] | None = None
     weight: float = 100.0
@@ -72,13 +73,43 @@ def find_equation(name: str) -> Equation:
     equation = load_object("pde", name)
     if not isinstance(equation, Equation):
         raise ValueError(f"pde:{name} is a {type(equation).__name__}, expected an Equation")
-    if len(equation.low) != len(equation.high) or not all(
-        a < b for a, b in zip(equation.low, equation.high, strict=True)
-    ):
-        raise ValueError(
-            f"pde:{name}: low = {equation.low}, high = {equation.high}: expected corners of a box"
-        )
     return equation
+
+
+def require_usable(name: str, equation: Equation) -> None:
+    """Raises ValueError if a part of the user's equation fails or returns another shape."""
+    try:
+        low, high = (np.asarray(end, np.float64) for end in (equation.low, equation.high))
+        is_box = low.ndim == 1 and low.size and low.shape == high.shape
+        if not (is_box and np.isfinite([low, high]).all() and (low < high).all()):
+            raise ValueError(
+                f"low = {equation.low}, high = {equation.high}: expected two corners of a box, [d]"
+            )
+        x = np.random.default_rng(0).uniform(low, high, (5, low.size)).astype(np.float32)
+        of_points: dict[str, Any] = {
+            "solution": jax.eval_shape(equation.solution, x, x[:, 0]),
+            "residual": jax.eval_shape(functools.partial(equation.residual, _sum_of_sines), x),
+        }
+        if equation.reference is not None:
+            of_points["reference"] = np.asarray(equation.reference(x.astype(np.float64)))
+        for part, values in of_points.items():
+            if values.shape != (5,):
+                found = f"{list(values.shape)} at x [5, {low.size}]"
+                raise ValueError(f"the {part} is {found}, expected [5]")
+        if equation.conditions is not None:
+            known, u = equation.conditions(np.random.default_rng(0))
+            if np.ndim(u) != 1 or np.shape(known) != (len(u), low.size):
+                raise ValueError(
+                    f"the conditions are x {list(np.shape(known))} and u {list(np.shape(u))}, "
+                    f"expected [C, {low.size}] and [C]"
+                )
+    except (Exception, SystemExit) as error:  # whatever the user's equation raises
+        raise ValueError(f"pde:{name}: {one_line(error)}") from error
+
+
+def _sum_of_sines(x: jax.Array) -> jax.Array:
+    """Some function, to call a residual with."""
+    return jnp.sum(jnp.sin(x), -1)
 
 
 def outputs(equation: Equation, network: Function, x: jax.Array) -> jax.Array:
@@ -120,7 +151,10 @@ def sample(equation: Equation, seed: int, points: int) -> dict[str, Points]:
             labels = np.concatenate([labels, np.stack([u, weights], -1)])
         return Points(x.astype(np.float32), labels.astype(np.float32))
 
-    train, validation, x = part(points), part(HELD_OUT), inside(TESTED).astype(np.float32)
+    train, validation = part(points), part(HELD_OUT)
+    if equation.reference is None:
+        return {"train": train, "validation": validation, "test": part(HELD_OUT)}
+    x = inside(TESTED).astype(np.float32)
     values = equation.reference(x.astype(np.float64))
     test = Points(x, np.stack([values, np.ones_like(values)], -1).astype(np.float32))
     return {"train": train, "validation": validation, "test": test}
@@ -129,26 +163,27 @@ def sample(equation: Equation, seed: int, points: int) -> dict[str, Points]:
 def tabulate_fit(equation: Equation, fitted: Fitted) -> dict[str, np.ndarray]:
     """The reference and a trained solution, as `functions.tabulate_fit` has them; the coordinates
     are scaled to [−1, 1]."""
-    d = len(equation.low)
+    d, reference = len(equation.low), equation.reference
+    assert reference is not None
     low, high = np.asarray(equation.low), np.asarray(equation.high)
 
     def both(scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = (low + (scaled.reshape(-1, d) + 1) / 2 * (high - low)).astype(np.float32)
-        true, found = equation.reference(x.astype(np.float64)), np.asarray(fitted(x))
+        true, found = reference(x.astype(np.float64)), np.asarray(fitted(x))
         return true.reshape(scaled.shape[:-1]), found.reshape(scaled.shape[:-1])
 
     held, line = 0.25, np.linspace(-1, 1, 241)
     lines = np.full((d, line.size, d), held)
     lines[np.arange(d), :, np.arange(d)] = line
-    plane_x = np.linspace(-1, 1, 97)
-    plane = np.full((plane_x.size, plane_x.size, d), held)
-    plane[..., 0], plane[..., 1] = np.meshgrid(plane_x, plane_x)
-    (line_true, line_fit), (plane_true, plane_fit) = both(lines), both(plane)
-    found = {
-        **{"line_x": line, "line_true": line_true, "line_fit": line_fit},
-        **{"plane_x": plane_x, "plane_true": plane_true, "plane_fit": plane_fit},
-        **{"held": held, "center": 0.0, "inside": 1.0},
-    }
+    line_true, line_fit = both(lines)
+    found: dict[str, Any] = {"line_x": line, "line_true": line_true, "line_fit": line_fit}
+    if d > 1:
+        plane_x = np.linspace(-1, 1, 97)
+        plane = np.full((plane_x.size, plane_x.size, d), held)
+        plane[..., 0], plane[..., 1] = np.meshgrid(plane_x, plane_x)
+        plane_true, plane_fit = both(plane)
+        found |= {"plane_x": plane_x, "plane_true": plane_true, "plane_fit": plane_fit}
+    found |= {"held": held, "center": 0.0, "inside": 1.0}
     return {name: np.asarray(array, np.float32) for name, array in found.items()}
 
 

@@ -26,6 +26,7 @@ from experiments.objective import (
     CLASSIFICATION,
     COLUMN_REGRESSION,
     EQUATION,
+    EQUATION_WITHOUT_SOLUTION,
     NEXT_CHARACTER,
     REGRESSION,
     with_double_softmax,
@@ -194,15 +195,17 @@ def _load_function(config: Config) -> Task:
 def _load_equation(config: Config) -> Task:
     name = config.task.removeprefix("pde:")
     equation = pdes.find_equation(name)
+    pdes.require_usable(name, equation)
+    is_known = equation.reference is not None
     splits = pdes.sample(equation, config.seed, config.points)
     return Task(
         name=config.task,
         splits={part: host_split(*points) for part, points in splits.items()},
-        objective=EQUATION,
+        objective=EQUATION if is_known else EQUATION_WITHOUT_SOLUTION,
         out_features=1,
         source=f"equation {name} of {len(equation.low)} coordinates, drawn with seed",
         seeded=True,
-        tabulate_fit=functools.partial(pdes.tabulate_fit, equation),
+        tabulate_fit=functools.partial(pdes.tabulate_fit, equation) if is_known else None,
     )
 
 

@@ -1,0 +1,87 @@
+"""The recipe of the functions not looked at before: what it trains, and its verdicts."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import statistics
+from experiments.data.targets import FIRST, SUITE
+from experiments.names import refuse_without_effect
+from experiments.presets import default_config
+from experiments.recipes import suite
+from experiments.run_folder import folder_of
+
+
+def test_its_targets_are_not_those_of_the_preset():
+    assert len(SUITE) >= 16
+    assert not {*SUITE} & {*FIRST}
+    assert {*suite.FEW} <= {*SUITE}
+
+
+def test_every_run_is_one_that_its_command_would_train():
+    study = suite.study("bessel", refine_epochs=2, points=250)
+    assert next(iter(study.variants)) == "learned"
+    for variant in study.variants:
+        refuse_without_effect(study.configs(variant))
+    folders = [folder_of(config) for config in study.configs()]
+    assert len(set(folders)) == len(folders)
+    assert {(c.points, c.refine_epochs) for c in study.configs()} == {(250, 2)}
+
+
+def test_rivals_have_as_many_steps_as_take_our_time():
+    config = default_config(task="function:bessel")
+    steps = config.steps_per_epoch
+    phase_1 = 1.9  # the time of its step, as experiments.benchmarks.rivals prints it
+    share = config.selective_epochs / (config.selective_epochs + config.mixed_epochs)
+    assert pytest.approx(steps * (1 + share * (phase_1 - 1)), rel=0.01) == suite.STEPS
+    for name, (cost, _) in suite.RIVALS.items():
+        assert suite.rival(name)["steps_per_epoch"] == pytest.approx(suite.STEPS / cost, abs=0.5)
+
+
+def test_verdicts_are_over_the_targets():
+    learned = np.exp(np.array([[0.0, 2.0], [1.0, 1.0], [3.0, 1.0]]))
+    found = {"learned": learned, "worse": 4 * learned, "mixed": learned * [[2.0], [2.0], [0.25]]}
+    verdicts = suite.verdicts(found)
+    assert verdicts["learned"]["ratio"] == pytest.approx([1.0, 1.0, 1.0])
+    assert verdicts["learned"]["error"] == pytest.approx(np.exp(4 / 3))
+    assert verdicts["worse"]["ratio"] == pytest.approx([4.0, 4.0, 4.0])
+    assert (verdicts["worse"]["won"], verdicts["mixed"]["won"]) == (1.0, pytest.approx(2 / 3))
+    assert verdicts["mixed"]["ratio"] == pytest.approx(
+        statistics.geometric_interval([2.0, 2.0, 0.25])
+    )
+    assert verdicts["mixed"]["rank"] == pytest.approx((2 + 2 + 1) / 3)
+    rows = suite.verdict_table(verdicts).splitlines()[2:]
+    assert [row.split()[0] for row in rows] == ["learned", "mixed", "worse"]
+
+
+def test_it_trains_compares_draws_and_writes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    whole = suite.study
+
+    def small(target, **changes):
+        study = whole(target, **changes)
+        names = ["learned", "shuffled", "uniform relu", "uniform sin", "prelu"]
+        variants = {n: {**study.variants[n]} for n in names}
+        variants["prelu"]["steps_per_epoch"] = 2
+        tiny = {"hidden": (6,), "selective_epochs": 1, "mixed_epochs": 1, "steps_per_epoch": 2}
+        base = dataclasses.replace(study.base, **tiny)
+        return study._replace(base=base, variants=variants)
+
+    monkeypatch.setattr(suite, "study", small)
+    words = "--targets bessel cone --rivals prelu --write suite.json"
+    assert suite.main(words.split()) == 0
+    told = capsys.readouterr().out
+    assert "best uniform" in told
+    (result,) = json.loads(Path("suite.json").read_text())["results"]
+    assert result["targets"] == ["bessel", "cone"]
+    assert np.shape(result["errors"]["prelu"]) == (2, 3)
+    assert result["verdicts"]["best uniform"]["error"] > 0
+    assert Path("runs/suite.png").exists()
+    monkeypatch.setitem(suite.VARIED, "points", (60, 90))
+    assert suite.main(["--vary", "points", "--targets", "cone", "--rivals"]) == 0
+    told = capsys.readouterr().out
+    assert "points 60" in told
+    assert "points 90" in told
