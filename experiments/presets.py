@@ -130,19 +130,19 @@ RECOMMENDED: dict[str, Recommended] = {
         ),
     ),
     "pde:": Recommended(
-        "ours: networks 2-64-64-64-1 that choose among eight smooth functions, 6,000 steps of Adam"
+        "ours: networks d-32-32-32-1 that choose among eight smooth functions, 6,000 steps of Adam"
         " and 500 of L-BFGS",
-        "",
-        "",
+        "1 to 2 minutes",
+        "relative L2 error, seed 0: burgers 1.3e-2 (uniform tanh 2.5e-2, sin 3.0e-1), convection"
+        " 4.8e-3 (1.2e-2, 8.5e-3)",
         dict(
             pool="smooth",
-            hidden=(64, 64, 64),
+            hidden=(32, 32, 32),
             selective_epochs=6,
             mixed_epochs=54,
             refine_epochs=5,
             steps_per_epoch=100,
             batch_size=256,
-            points=8000,
             learning_rate=1e-2,
             clip=0.5,
             schedule="cosine_restart",

@@ -64,8 +64,9 @@ def test_it_trains_compares_draws_and_writes(tmp_path, monkeypatch, capsys):
     def small(target, **changes):
         study = whole(target, **changes)
         names = ["learned", "shuffled", "uniform relu", "uniform sin", "prelu"]
-        variants = {n: {**study.variants[n]} for n in names}
-        variants["prelu"]["steps_per_epoch"] = 2
+        variants = {n: {**study.variants[n]} for n in names if n in study.variants}
+        if "prelu" in variants:
+            variants["prelu"]["steps_per_epoch"] = 2
         tiny = {"hidden": (6,), "selective_epochs": 1, "mixed_epochs": 1, "steps_per_epoch": 2}
         base = dataclasses.replace(study.base, **tiny)
         return study._replace(base=base, variants=variants)
