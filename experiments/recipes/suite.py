@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
-from experiments import ranks, recipes, statistics
+from experiments import recipes, statistics
 from experiments.command_line import exit_status
 from experiments.data.targets import SUITE
 from experiments.figures.critical_difference import critical_difference
@@ -119,7 +120,7 @@ def verdicts(found: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
         `rank`, the average over the targets.
     """
     logs = {name: np.log(error).mean(1) for name, error in found.items()}
-    average = ranks.ranks(np.stack(list(logs.values()), 1), lower_is_better=True).mean(0)
+    average = stats.rankdata(np.stack(list(logs.values()), 1), axis=1).mean(0)
     return {
         name: {
             "error": float(np.exp(log.mean())),
