@@ -18,11 +18,13 @@ class Row(NamedTuple):
         variant: `Config.variant`.
         details: what else tells the row from the others.
         runs: by their seed.
+        folders: of the runs, by their seed.
     """
 
     variant: str
     details: tuple[str, ...]
     runs: dict[int, FinishedRun]
+    folders: dict[int, Path]
 
     @property
     def name(self) -> str:
@@ -53,13 +55,15 @@ class Comparison:
 
     def best_uniform(self) -> list[Row]:
         """Per seed the uniform run with the best validation result; a row per set of details."""
-        best: dict[tuple[str, ...], dict[int, FinishedRun]] = {}
+        best: dict[tuple[str, ...], Row] = {}
         for row in self.rows:
             if row.is_uniform:
-                chosen = best.setdefault(row.details, {})
+                chosen = best.setdefault(row.details, Row(BEST_UNIFORM, row.details, {}, {}))
                 for seed, run in row.runs.items():
-                    chosen[seed] = min(chosen.get(seed, run), run, key=validation_error)
-        return [Row(BEST_UNIFORM, details, runs) for details, runs in best.items()]
+                    known = chosen.runs.get(seed)
+                    if known is None or validation_error(run) < validation_error(known):
+                        chosen.runs[seed], chosen.folders[seed] = run, row.folders[seed]
+        return list(best.values())
 
 
 def validation_error(run: FinishedRun) -> float:
@@ -85,12 +89,12 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     places: dict[tuple[str, int], Path] = {}
     for folder, run, told_apart in zip(folders, runs, details, strict=True):
         key = run.config.variant, told_apart
-        row = rows.setdefault(key, Row(*key, {}))
+        row = rows.setdefault(key, Row(*key, {}, {}))
         place = row.name, run.config.seed
         if place in places:
             raise ValueError(
                 f"{places[place]} and {folder} hold the same run ({row.name}, seed {place[1]})"
             )
         places[place] = folder
-        row.runs[run.config.seed] = run
+        row.runs[run.config.seed], row.folders[run.config.seed] = run, folder
     return Comparison(runs[0].task, list(rows.values()))

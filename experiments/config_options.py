@@ -106,6 +106,29 @@ def parse_config(
     return Config(**{**vars(default), **given}), options
 
 
+NOT_IN_WORDS = ("seed", "run_dir", "data_dir")
+
+
+def words_of(config: Config) -> list[str]:
+    """The options from which `parse_config` makes the config, but for NOT_IN_WORDS."""
+    default = default_config(config.preset, config.task)
+    given = {"task": config.task}
+    given |= {"preset": config.preset} if config.preset != "recommended" else {}
+    given |= {
+        name: getattr(config, name)
+        for name in FIELDS
+        if name not in NOT_IN_WORDS and getattr(config, name) != getattr(default, name)
+    }
+    words = []
+    for name, value in given.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", *map(str, value if isinstance(value, tuple) else [value])]
+    return words
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Some fields of a config from a JSON file; ValueError names the file and what is wrong."""
     try:

@@ -1,6 +1,7 @@
 """Tables of finished runs, read from their folders: `python -m experiments.report RUN ...`.
 
-Each run is described, and the runs are compared. Runs that are not complete are named.
+Each run is described, and the runs of a task are compared. Runs that are not complete are named.
+With --html FILE the same is one page, with verdicts in words, figures and commands (page.py).
 """
 
 import sys
@@ -14,7 +15,7 @@ import rich.table
 
 from experiments import statistics
 from experiments.command_line import Parser, exit_status
-from experiments.comparison import BEST_UNIFORM, Row, compare_runs
+from experiments.comparison import BEST_UNIFORM, Comparison, Row, compare_runs
 from experiments.names import layer_names, network_name
 from experiments.objective import Objective
 from experiments.run_folder import SUMMARY, is_complete, progress_of, read_finished
@@ -34,20 +35,25 @@ def describe(folder: Path) -> str:
         parts = [
             f"{config.task}, {config.preset}, {config.method}, {network}, seed {config.seed} "
             f"({summary['seconds']:.0f} s, {summary['environment']['device']})",
-            _phase_table(task.objective, summary),
+            _noted(format_table(phase_rows(task.objective, summary)), task.objective.note),
         ]
         if switch := summary["switch"]:
             names = layer_names(config.network, switch["layers"])
             parts += [_switch_line(task.objective, switch)]
             if "beside_start" in switch:
                 parts += [_start_line(switch["beside_start"], names)]
-            parts += [_layer_table(switch["layers"], names)]
+            parts += [_noted(format_table(layer_rows(switch["layers"], names)), LAYER_NOTE)]
     except KeyError as missing:
         raise ValueError(f"{folder / SUMMARY} holds no {missing}") from None
     return "\n\n".join(parts)
 
 
-def _phase_table(objective: Objective, summary: dict[str, Any]) -> str:
+def _noted(table: str, note: str) -> str:
+    return f"{table}\n{note}" if note else table
+
+
+def phase_rows(objective: Objective, summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each phase: its epochs, and its results on validation and test data."""
     rows = []
     for phase in summary["phases"]:
         row = {
@@ -60,7 +66,7 @@ def _phase_table(objective: Objective, summary: dict[str, Any]) -> str:
             if key in phase:
                 row[label] = write(phase[key])
         rows.append(row)
-    return "\n".join(filter(None, [format_table(rows), objective.note]))
+    return rows
 
 
 def _switch_line(objective: Objective, switch: dict[str, Any]) -> str:
@@ -86,8 +92,14 @@ def _start_line(beside: dict[str, Any], names: Mapping[str, str]) -> str:
     return f"{line}; back to {start}, because no better: {dropped}" if dropped else line
 
 
-def _layer_table(layers: Mapping[str, dict[str, Any]], names: Mapping[str, str]) -> str:
-    rows = [
+LAYER_NOTE = "confidence: mean largest probability; undecided: neurons where it is below 1/2"
+
+
+def layer_rows(
+    layers: Mapping[str, dict[str, Any]], names: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """A row for each layer: the shares of its functions, and how sure its neurons are."""
+    return [
         {
             "layer": names[path],
             "neurons": layer["features"],
@@ -97,8 +109,6 @@ def _layer_table(layers: Mapping[str, dict[str, Any]], names: Mapping[str, str])
         }
         for path, layer in ((path, layers[path]) for path in names)
     ]
-    note = "confidence: mean largest probability; undecided: neurons where it is below 1/2"
-    return f"{format_table(rows)}\n{note}"
 
 
 def compare(folders: Sequence[Path]) -> str:
@@ -113,6 +123,16 @@ def compare(folders: Sequence[Path]) -> str:
         ValueError: see `compare_runs`.
     """
     comparison = compare_runs(folders)
+    note = f"\n{INTERVAL_NOTE}" if len(comparison.seeds) > 2 else ""
+    heading = f"{comparison.task.name}: {comparison.task.objective.label}"
+    return f"{heading}\n\n{format_table(comparison_rows(comparison))}{note}"
+
+
+INTERVAL_NOTE = "[95 % interval of the mean over seeds, Student's t]"
+
+
+def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """A row for each method: its score for every seed, the mean, and beside the first method."""
     objective, seeds = comparison.task.objective, comparison.seeds
     first = comparison.rows[0]
     rows = []
@@ -126,8 +146,7 @@ def compare(folders: Sequence[Path]) -> str:
                 f"{kind} {first.name}": against,
             }
         rows.append(cells)
-    note = "\n[95 % interval of the mean over seeds, Student's t]" if len(seeds) > 2 else ""
-    return f"{comparison.task.name}: {objective.label}\n\n{format_table(rows)}{note}"
+    return rows
 
 
 def _cell(row: Row, seed: int) -> str:
@@ -182,7 +201,12 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(prog="python -m experiments.report", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
     parser.add_argument("--table", action="store_true", help="only compare them")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page instead")
     options = parser.parse_args(arguments)
+    if options.html is not None:
+        from experiments import page
+
+        return exit_status(lambda: page.write(options.folders, options.html))
     return exit_status(lambda: _report(options.folders, only_table=options.table))
 
 

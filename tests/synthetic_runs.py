@@ -18,6 +18,9 @@ LAYERS = {
 }
 
 
+VERSIONS = {"python": "3.11", "jax": "0.10", "flax": "0.12"}
+
+
 def objective_of(config: Config) -> Objective:
     if config.task.startswith("function:"):
         return REGRESSION
@@ -99,7 +102,8 @@ def summary_of(config: Config, rows: list[dict], rng: np.random.Generator) -> di
     for name in dict.fromkeys(row["phase"] for row in rows):
         own = [row for row in rows if row["phase"] == name]
         best = min(own, key=lambda row: row["validation_loss"])
-        phase = {"name": name, "epochs": len(own), "best_epoch": best["phase_epoch"]}
+        epoch = best["phase_epoch"]
+        phase = {"name": name, "epochs": len(own), "best_epoch": epoch, "tested_epoch": epoch}
         for split in ("validation", "test"):
             phase[f"{split}_loss"] = best["validation_loss"]
             phase[f"{split}_score"] = best["validation_score"]
@@ -107,7 +111,8 @@ def summary_of(config: Config, rows: list[dict], rng: np.random.Generator) -> di
             phase["test_normalized_error"] = float(1e-5 * np.exp(rng.normal()))
             phase["outside_normalized_error"] = 1e-2
         phases.append(phase)
-    summary = {"phases": phases, "switch": {}, "class_names": []}
+    summary = {"phases": phases, "switch": {}, "class_names": [], "seconds": 60.0}
+    summary["environment"] = {**VERSIONS, "date": "2026-11-26", "device": "cpu"}
     if objective_of(config).confusion:
         wrong = rng.poisson(rng.gamma(0.4, 6, (10, 10)))
         np.fill_diagonal(wrong, 0)
