@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from smartmixed_jax import MLP, REGRESSION_POOL
+from smartmixed_jax import MLP, REGRESSION_POOL, SMOOTH_POOL, ActivationPool
 
 WIDTH = 64
 
@@ -55,15 +55,16 @@ class Rational(nnx.Module):
 
 
 class LayerMixture(nnx.Module):
-    """Σ_k softmax(w)_k f_k(x): one mixture of the regression pool for a layer, never fixed."""
+    """Σ_k softmax(w)_k f_k(x): one mixture of a pool for a layer, never fixed."""
 
-    def __init__(self, features: int, *, rngs: nnx.Rngs) -> None:
-        self.logits = nnx.Param(jnp.zeros((len(REGRESSION_POOL),)))
+    def __init__(self, pool: ActivationPool, features: int, *, rngs: nnx.Rngs) -> None:
+        self.pool = pool
+        self.logits = nnx.Param(jnp.zeros((len(pool),)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [..., N] → [..., N]."""
         weights = jax.nn.softmax(self.logits[...])
-        terms = [w * f(x) for w, f in zip(weights, REGRESSION_POOL.functions, strict=True)]
+        terms = [w * f(x) for w, f in zip(weights, self.pool.functions, strict=True)]
         return functools.reduce(jnp.add, terms)
 
 
@@ -95,8 +96,17 @@ def rational(
 def layer_mixture(
     input_shape: tuple[int, ...], out_features: int, activation: Any, rngs: Any
 ) -> nnx.Module:
-    """An MLP of soft mixtures."""
-    return _mlp(LayerMixture, input_shape, out_features, rngs)
+    """An MLP of soft mixtures of the regression pool."""
+    mixture = functools.partial(LayerMixture, REGRESSION_POOL)
+    return _mlp(mixture, input_shape, out_features, rngs)
+
+
+def smooth_layer_mixture(
+    input_shape: tuple[int, ...], out_features: int, activation: Any, rngs: Any
+) -> nnx.Module:
+    """The same of the smooth pool, for equations: three layers."""
+    mixture = functools.partial(LayerMixture, SMOOTH_POOL)
+    return _mlp(mixture, input_shape, out_features, rngs, hidden=(32, 32, 32))
 
 
 def siren(
@@ -114,13 +124,17 @@ def image_siren(
 
 
 def _mlp(
-    activation: Any, input_shape: tuple[int, ...], out_features: int, rngs: nnx.Rngs
+    activation: Any,
+    input_shape: tuple[int, ...],
+    out_features: int,
+    rngs: nnx.Rngs,
+    hidden: tuple[int, ...] = (WIDTH, WIDTH),
 ) -> nnx.Module:
     # Kernels N(0, 1/fan_in), as those of our networks.
     linear = functools.partial(nnx.Linear, kernel_init=nnx.initializers.lecun_normal())
     return MLP(
         math.prod(input_shape),
-        (WIDTH, WIDTH),
+        hidden,
         out_features,
         activation=activation,
         linear=linear,

@@ -14,10 +14,11 @@ from experiments.data.tasks import load_task
 from experiments.presets import default_config
 from experiments.run_folder import read_metrics
 from experiments.training.train import train_and_evaluate
-from smartmixed_jax import REGRESSION_POOL
+from smartmixed_jax import REGRESSION_POOL, SMOOTH_POOL
 
 KANS = ("spline_kan", "wide_spline_kan", "chebyshev_kan")
-NAMES = ("prelu", "rational", "layer_mixture", "siren", "image_siren", *KANS)
+MIXTURES = ("layer_mixture", "smooth_layer_mixture")
+NAMES = ("prelu", "rational", *MIXTURES, "siren", "image_siren", *KANS)
 
 
 def build(name: str, seed: int = 0) -> nnx.Module:
@@ -43,10 +44,11 @@ def test_a_rational_function_begins_near_leaky_relu():
     np.testing.assert_allclose(found, jax.nn.leaky_relu(x, 0.01), atol=0.07)
 
 
-def test_a_layer_mixture_begins_as_the_mean_of_the_pool():
+@pytest.mark.parametrize("pool", [REGRESSION_POOL, SMOOTH_POOL])
+def test_a_layer_mixture_begins_as_the_mean_of_the_pool(pool):
     x = jnp.linspace(-2, 2, 9)
-    found = rivals.LayerMixture(9, rngs=nnx.Rngs(0))(x)
-    expected = np.mean([f(x) for f in REGRESSION_POOL.functions], axis=0)
+    found = rivals.LayerMixture(pool, 9, rngs=nnx.Rngs(0))(x)
+    expected = np.mean([f(x) for f in pool.functions], axis=0)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 

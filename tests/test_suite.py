@@ -11,7 +11,7 @@ from experiments import statistics
 from experiments.data.targets import FIRST, SUITE
 from experiments.names import refuse_without_effect
 from experiments.presets import default_config
-from experiments.recipes import suite
+from experiments.recipes import pde, suite, verdicts
 from experiments.run_folder import folder_of
 
 
@@ -31,6 +31,21 @@ def test_every_run_is_one_that_its_command_would_train():
     assert {(c.points, c.refine_epochs) for c in study.configs()} == {(250, 2)}
 
 
+def test_equations_are_solved_at_equal_time():
+    study = pde.study("burgers")
+    pool = study.base.activation_pool.names
+    assert {f"uniform {name}" for name in pool} < {*study.variants}
+    for name in study.variants:
+        refuse_without_effect(study.configs(name))
+    phase_1 = 2.37  # of a step of phase 2, as experiments.benchmarks.rivals --task pde:burgers says
+    share = study.base.selective_epochs / (study.base.selective_epochs + study.base.mixed_epochs)
+    steps = study.base.steps_per_epoch * (1 + share * (phase_1 - 1))
+    assert pytest.approx(steps, rel=0.01) == pde.STEPS
+    cost = pde.COSTS["smooth_layer_mixture"]
+    (mixture, *_) = study.configs("smooth_layer_mixture")
+    assert mixture.steps_per_epoch * cost == pytest.approx(steps, rel=0.01)
+
+
 def test_rivals_have_as_many_steps_as_take_our_time():
     config = default_config(task="function:bessel")
     steps = config.steps_per_epoch
@@ -44,16 +59,14 @@ def test_rivals_have_as_many_steps_as_take_our_time():
 def test_verdicts_are_over_the_targets():
     learned = np.exp(np.array([[0.0, 2.0], [1.0, 1.0], [3.0, 1.0]]))
     found = {"learned": learned, "worse": 4 * learned, "mixed": learned * [[2.0], [2.0], [0.25]]}
-    verdicts = suite.verdicts(found)
-    assert verdicts["learned"]["ratio"] == pytest.approx([1.0, 1.0, 1.0])
-    assert verdicts["learned"]["error"] == pytest.approx(np.exp(4 / 3))
-    assert verdicts["worse"]["ratio"] == pytest.approx([4.0, 4.0, 4.0])
-    assert (verdicts["worse"]["won"], verdicts["mixed"]["won"]) == (1.0, pytest.approx(2 / 3))
-    assert verdicts["mixed"]["ratio"] == pytest.approx(
-        statistics.geometric_interval([2.0, 2.0, 0.25])
-    )
-    assert verdicts["mixed"]["rank"] == pytest.approx((2 + 2 + 1) / 3)
-    rows = suite.verdict_table(verdicts).splitlines()[2:]
+    said = verdicts.verdicts(found)
+    assert said["learned"]["ratio"] == pytest.approx([1.0, 1.0, 1.0])
+    assert said["learned"]["error"] == pytest.approx(np.exp(4 / 3))
+    assert said["worse"]["ratio"] == pytest.approx([4.0, 4.0, 4.0])
+    assert (said["worse"]["won"], said["mixed"]["won"]) == (1.0, pytest.approx(2 / 3))
+    assert said["mixed"]["ratio"] == pytest.approx(statistics.geometric_interval([2.0, 2.0, 0.25]))
+    assert said["mixed"]["rank"] == pytest.approx((2 + 2 + 1) / 3)
+    rows = verdicts.verdict_table(said).splitlines()[2:]
     assert [row.split()[0] for row in rows] == ["learned", "mixed", "worse"]
 
 
@@ -77,7 +90,7 @@ def test_it_trains_compares_draws_and_writes(tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().out
     assert "best uniform" in told
     (result,) = json.loads(Path("suite.json").read_text())["results"]
-    assert result["targets"] == ["bessel", "cone"]
+    assert result["tasks"] == ["bessel", "cone"]
     assert np.shape(result["errors"]["prelu"]) == (2, 3)
     assert result["verdicts"]["best uniform"]["error"] > 0
     assert Path("runs/suite.png").exists()

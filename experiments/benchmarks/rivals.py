@@ -1,9 +1,9 @@
 """A training step of each rival beside ours: how many of its steps take the time of one of ours.
 
-Networks of three inputs and one output on 4,000 points, batch 128, as `experiments.run --task
-function:product_sine` trains them; `time` is that of a step to a step with fixed choices. KANs need
-jaxkan and are left out without it. One step of L-BFGS on all points, of which most is the line
-search, is a row of its own.
+Networks as `experiments.run --task function:product_sine` trains them, of three inputs and one
+output on 4,000 points, batch 128; or those of --task pde:burgers, with the uniform networks of its
+pool. `time` is that of a step to a step with fixed choices. KANs need jaxkan and are left out
+without it. One step of L-BFGS on all points, of which most is the line search, is a row of its own.
 """
 
 import argparse
@@ -36,21 +36,26 @@ def measure(options: argparse.Namespace) -> list[Row]:
     """Rows of the seconds per step of each network; ratios to phase 2."""
     steps = 2 if options.smoke else 50
     base = dataclasses.replace(
-        default_config(task="function:product_sine"), steps_per_epoch=steps, refine_epochs=1
+        default_config(task=options.task), steps_per_epoch=steps, refine_epochs=1
     )
-    names = [*RIVALS, "chebyshev_kan"]
+    solves = options.task.startswith("pde:")
+    names = ["smooth_layer_mixture"] if solves else [*RIVALS, "chebyshev_kan"]
     if importlib.util.find_spec("jaxkan") is None:
         names = [name for name in names if name not in KANS]
     rivals = {
         name: dataclasses.replace(
-            base, network=f"experiments.rivals:{name}", method="uniform:relu", refine_epochs=0
+            base, network=f"experiments.rivals:{name}", method="uniform:tanh", refine_epochs=0
         )
         for name in names
     }
+    uniform = base.activation_pool.names if solves else ["tanh"]
     cases = {
         "phase 1": (base, 0),
         OURS: (base, 1),
-        "uniform tanh": (dataclasses.replace(base, method="uniform:tanh"), 0),
+        **{
+            f"uniform {name}": (dataclasses.replace(base, method=f"uniform:{name}"), 0)
+            for name in uniform
+        },
         **{name: (config, 0) for name, config in rivals.items()},
     }
     cases["L-BFGS, choices fixed"] = base, 2
@@ -87,7 +92,9 @@ def _variant(config: Config, phase_index: int) -> tuple[harness.Variant, int]:
 
 def main(arguments: Sequence[str]) -> int:
     """Measures; returns the exit status."""
-    return harness.run(harness.parser("rivals", __doc__), measure, arguments)
+    parser = harness.parser("rivals", __doc__)
+    parser.add_argument("--task", default="function:product_sine", metavar="TASK")
+    return harness.run(parser, measure, arguments)
 
 
 if __name__ == "__main__":

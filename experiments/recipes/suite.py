@@ -15,25 +15,17 @@ intervals are over the targets.
 """
 
 import dataclasses
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy import stats
-
-from experiments import recipes, statistics
+from experiments import recipes
 from experiments.command_line import exit_status
 from experiments.data.targets import SUITE
-from experiments.figures.critical_difference import critical_difference
 from experiments.presets import default_config
-from experiments.recipes import regret
-from experiments.report import format_table
-from experiments.run_folder import FinishedRun
+from experiments.recipes import regret, verdicts
 from experiments.training.compilation import keep_compilations
-from experiments.training.outcome import environment
 from smartmixed_jax import REGRESSION_POOL
 
 SEEDS = range(3)
@@ -79,80 +71,6 @@ def study(target: str, *, rivals: Sequence[str] = tuple(RIVALS), **changes: Any)
     )
 
 
-# What came out
-
-
-def errors(studies: Sequence[regret.Runs]) -> dict[str, np.ndarray]:
-    """By variant, best uniform included: the errors [targets, seeds]."""
-
-    def error(run: FinishedRun) -> float:
-        number: float = run.summary["phases"][-1]["test_normalized_error"]
-        return number
-
-    names = [name for name in studies[0] if not name.startswith("uniform ")]
-    return {
-        name: np.array([[error(run) for run in study[name]] for study in studies]) for name in names
-    }
-
-
-def target_table(found: Mapping[str, np.ndarray], targets: Sequence[str]) -> str:
-    """A row for each target."""
-    return format_table(
-        [
-            {
-                "target": target,
-                **{
-                    name: f"{statistics.mean(error[row].tolist(), geometric=True):.2g}"
-                    for name, error in found.items()
-                },
-            }
-            for row, target in enumerate(targets)
-        ]
-    )
-
-
-def verdicts(found: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Of every variant: its geometric mean, and how the learned choices compare on the targets.
-
-    Returns:
-        By variant `error`; `ratio`, its error by that of the learned choices, with the ends of the
-        95 % interval over the targets; `won`, the share of targets where that is above 1; and
-        `rank`, the average over the targets.
-    """
-    logs = {name: np.log(error).mean(1) for name, error in found.items()}
-    average = stats.rankdata(np.stack(list(logs.values()), 1), axis=1).mean(0)
-    return {
-        name: {
-            "error": float(np.exp(log.mean())),
-            "ratio": np.exp(statistics.interval((log - logs["learned"]).tolist())).tolist(),
-            "won": float(np.mean(log > logs["learned"])),
-            "rank": float(rank),
-        }
-        for (name, log), rank in zip(logs.items(), average, strict=True)
-    }
-
-
-def verdict_table(found: Mapping[str, dict[str, Any]]) -> str:
-    """A row for each variant, the best first."""
-    return format_table(
-        [
-            {
-                "method": name,
-                "geometric mean": f"{numbers['error']:.2g}",
-                "by learned [95 %]": _interval(numbers["ratio"]) if name != "learned" else "",
-                "learned is better on": f"{numbers['won']:.0%}" if name != "learned" else "",
-                "average rank": f"{numbers['rank']:.1f}",
-            }
-            for name, numbers in sorted(found.items(), key=lambda item: item[1]["rank"])
-        ]
-    )
-
-
-def _interval(numbers: Sequence[float]) -> str:
-    mean, *ends = (f"{number:.2g}" for number in numbers)
-    return f"{mean} [{', '.join(ends)}]" if ends else mean
-
-
 def main(arguments: Sequence[str]) -> int:
     parser = recipes.Parser(prog="python -m experiments.recipes.suite", description=__doc__)
     parser.add_argument("--targets", nargs="+", choices=SUITE, metavar="NAME")
@@ -170,22 +88,16 @@ def main(arguments: Sequence[str]) -> int:
         written = []
         for more in varied:
             studies = [study(t, rivals=options.rivals, **changes, **more) for t in targets]
-            found = errors(regret.train(studies))
-            summary = verdicts(found)
+            found = verdicts.errors(regret.train(studies))
             title = ", ".join(f"{name} {value}" for name, value in more.items())
-            parts = [title, target_table(found, targets), verdict_table(summary)]
-            print("\n" + "\n\n".join(filter(None, parts)), flush=True)
-            lists = {name: error.tolist() for name, error in found.items()}
-            written.append({**more, "targets": targets, "verdicts": summary, "errors": lists})
+            tables = [title, verdicts.task_table(found, targets)]
+            tables.append(verdicts.verdict_table(verdicts.verdicts(found)))
+            print("\n" + "\n\n".join(filter(None, tables)), flush=True)
+            written.append({**more, **verdicts.record(found, targets)})
         if options.write:
-            command = " ".join(["python -m experiments.recipes.suite", *arguments])
-            content = {"command": command, "environment": environment(), "results": written}
-            options.write.write_text(json.dumps(content, indent=1) + "\n")
+            verdicts.write(options.write, "experiments.recipes.suite", arguments, written)
         if len(targets) > 1 and not options.vary:
-            names = list(found)
-            scores = np.stack([np.log(error).mean(1) for error in found.values()], 1)
-            figure = critical_difference(names, scores, lower_is_better=True, data_sets="functions")
-            figure.savefig(FIGURE, dpi=200)
+            verdicts.draw_ranks(found, FIGURE, "functions")
             print(FIGURE)
         return 0
 

@@ -1,0 +1,113 @@
+"""Methods compared over several tasks: a table by task, and what it says of the learned choices."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from experiments import statistics
+from experiments.figures.critical_difference import critical_difference
+from experiments.recipes import regret
+from experiments.report import format_table
+from experiments.training.outcome import environment
+
+LEARNED = "learned"
+
+
+def errors(studies: Sequence[regret.Runs]) -> dict[str, np.ndarray]:
+    """By variant, best uniform included: the numbers by which runs are compared, [tasks, seeds].
+
+    Of tasks whose errors are compared by their ratio.
+    """
+    names = [name for name in studies[0] if not name.startswith("uniform ")]
+    return {
+        name: np.array([[_compared(run) for run in study[name]] for study in studies])
+        for name in names
+    }
+
+
+def _compared(run: regret.FinishedRun) -> float:
+    return run.task.objective.compared(run.summary["phases"][-1])
+
+
+def task_table(found: Mapping[str, np.ndarray], tasks: Sequence[str]) -> str:
+    """A row for each task: geometric means over its seeds."""
+    return format_table(
+        [
+            {
+                "task": task,
+                **{
+                    name: f"{statistics.mean(error[row].tolist(), geometric=True):.2g}"
+                    for name, error in found.items()
+                },
+            }
+            for row, task in enumerate(tasks)
+        ]
+    )
+
+
+def verdicts(found: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Of every variant: its geometric mean, and how the learned choices compare on the tasks.
+
+    Returns:
+        By variant `error`; `ratio`, its error by that of the learned choices, with the ends of the
+        95 % interval over the tasks; `won`, the share of tasks where that is above 1; and
+        `rank`, the average over the tasks.
+    """
+    logs = {name: np.log(error).mean(1) for name, error in found.items()}
+    average = stats.rankdata(np.stack(list(logs.values()), 1), axis=1).mean(0)
+    return {
+        name: {
+            "error": float(np.exp(log.mean())),
+            "ratio": np.exp(statistics.interval((log - logs[LEARNED]).tolist())).tolist(),
+            "won": float(np.mean(log > logs[LEARNED])),
+            "rank": float(rank),
+        }
+        for (name, log), rank in zip(logs.items(), average, strict=True)
+    }
+
+
+def verdict_table(found: Mapping[str, dict[str, Any]]) -> str:
+    """A row for each variant, the best first."""
+    return format_table(
+        [
+            {
+                "method": name,
+                "geometric mean": f"{numbers['error']:.2g}",
+                "by learned [95 %]": _interval(numbers["ratio"]) if name != LEARNED else "",
+                "learned is better on": f"{numbers['won']:.0%}" if name != LEARNED else "",
+                "average rank": f"{numbers['rank']:.1f}",
+            }
+            for name, numbers in sorted(found.items(), key=lambda item: item[1]["rank"])
+        ]
+    )
+
+
+def _interval(numbers: Sequence[float]) -> str:
+    mean, *ends = (f"{number:.2g}" for number in numbers)
+    return f"{mean} [{', '.join(ends)}]" if ends else mean
+
+
+def write(
+    file: Path, program: str, arguments: Sequence[str], results: Sequence[Mapping[str, Any]]
+) -> None:
+    """The numbers with the command, the versions and the date, as JSON."""
+    command = " ".join([f"python -m {program}", *arguments])
+    content = {"command": command, "environment": environment(), "results": results}
+    file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def record(found: Mapping[str, np.ndarray], tasks: Sequence[str]) -> dict[str, Any]:
+    """The numbers and their verdicts, as JSON takes them."""
+    lists = {name: error.tolist() for name, error in found.items()}
+    return {"tasks": list(tasks), "verdicts": verdicts(found), "errors": lists}
+
+
+def draw_ranks(found: Mapping[str, np.ndarray], file: Path, tasks: str) -> None:
+    """The critical-difference diagram of the geometric means; `tasks` is their plural."""
+    scores = np.stack([np.log(error).mean(1) for error in found.values()], 1)
+    figure = critical_difference(list(found), scores, lower_is_better=True, data_sets=tasks)
+    figure.savefig(file, dpi=200)
