@@ -1,0 +1,88 @@
+"""The recipe of real tables: their splits, the methods beside ours, and the page of numbers."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments.data.sources import DataError
+from experiments.data.tasks import load_task
+from experiments.recipes import tables
+
+ROWS, SPLITS = 60, 3
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Three made tables, of which every row is for testing in at most one split."""
+    rng = np.random.default_rng(0)
+    for name in ("yacht", "wine", "energy"):
+        x = rng.normal(size=(ROWS, 2))
+        y = x[:, 0] * x[:, 1] + 0.1 * rng.normal(size=ROWS)
+        lines = [",".join(map(str, row)) for row in np.column_stack([x, y]).tolist()]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["x1,x2,y", *lines]))
+        test = np.zeros((SPLITS, ROWS), bool)
+        for split, rows in enumerate(np.array_split(rng.permutation(ROWS), 10)[:SPLITS]):
+            test[split, rows] = True
+        packed = np.packbits(test, axis=1)
+        np.savez(tmp_path / f"{name}.splits.npz", test=packed, rows=ROWS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_split_tests_on_the_rows_that_are_given(folder):
+    x, y, test = tables.read_splits(folder, "yacht")
+    assert test.shape == (SPLITS, ROWS)
+    assert (test.sum(0) <= 1).all()
+    path = tables.write_split(folder, "yacht", 1)
+    config = tables.study(path, 1).configs("learned")[0]
+    splits = load_task(config).splits
+    assert [len(splits[part].labels) for part in ("train", "validation", "test")] == [48, 6, 6]
+    train = x[tables.parts_of(test, 1) == "train"]
+    expected = (x[test[1]] - train.mean(0)) / train.std(0)
+    np.testing.assert_allclose(splits["test"].inputs, expected, rtol=1e-4, atol=1e-5)
+    assert not np.array_equal(tables.parts_of(test, 0), tables.parts_of(test, 1))
+    assert len(y) == ROWS
+
+
+def test_splits_of_another_table_are_one_line(folder):
+    np.savez(folder / "yacht.splits.npz", test=np.zeros((2, 1), np.uint8), rows=8)
+    with pytest.raises(DataError, match="8 rows, the table has 60"):
+        tables.read_splits(folder, "yacht")
+    np.savez(folder / "yacht.splits.npz", mask=np.zeros(3))
+    with pytest.raises(DataError, match="expected test and rows"):
+        tables.read_splits(folder, "yacht")
+    with pytest.raises(DataError, match="no file"):
+        tables.read_splits(folder, "power")
+
+
+@pytest.mark.parametrize("fit", [tables.boosted, tables.process])
+def test_what_people_would_use_fits(fit):
+    x = np.random.default_rng(0).uniform(-1, 1, (300, 2))
+    y = 100 + 10 * np.sin(3 * x[:, 0])
+    predict = fit(x[:200], y[:200], 0)
+    assert np.sqrt(np.mean((predict(x[200:]) - y[200:]) ** 2)) < 0.2 * y.std()
+
+
+def test_every_method_has_its_error_on_every_split(folder, monkeypatch, capsys):
+    whole = tables.study
+
+    def small(table, split):
+        tiny = {"hidden": (4,), "selective_epochs": 1, "mixed_epochs": 1, "steps_per_epoch": 2}
+        study = whole(table, split, **tiny)
+        names = ("learned", "shuffled", "uniform relu", "uniform tanh")
+        return study._replace(variants={name: study.variants[name] for name in names})
+
+    monkeypatch.setattr(tables, "study", small)
+    words = "--tables yacht wine energy --splits 2 --write tables.json --data-dir"
+    assert tables.main([*words.split(), str(folder)]) == 0
+    told = capsys.readouterr().out
+    assert "0.67 ± 0.05" in told
+    assert "gradient boosting" in told
+    results = json.loads((folder / "tables.json").read_text())["results"]
+    assert [record["table"] for record in results] == ["yacht", "wine", "energy"]
+    assert {len(errors) for r in results for errors in r["test_rmse"].values()} == {2}
+    assert {*results[0]["test_rmse"]} == {
+        *("learned", "shuffled", "best uniform", "gradient boosting", "Gaussian process")
+    }
+    assert (folder / "runs" / "tables.png").exists()
