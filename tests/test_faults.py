@@ -256,7 +256,11 @@ def test_a_second_signal_ends_at_once():
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
 def test_an_interrupted_import_leaves_no_traceback(tmp_path):
     command = [sys.executable, "-m", "experiments.run", "--run-dir", str(tmp_path / "run")]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job may ignore
+    try:
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     while "jaxlib" not in Path(f"/proc/{process.pid}/maps").read_text():
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)

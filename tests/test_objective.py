@@ -45,9 +45,8 @@ def test_results_hold_the_number_by_which_runs_are_compared():
     labels = np.array([[1.0], [3.0]])
     for objective in OBJECTIVES.values():
         phase = objective.results("test", 0.25, 0.5, labels)
-        assert objective.compared(phase) == {"%": 50.0, "MSE / Var y": 0.5}.get(
-            objective.unit, 0.25
-        )
+        expected = {"%": 50.0, "MSE / Var y": 0.5, "of the solution": 0.1**0.5}
+        assert objective.compared(phase) == pytest.approx(expected.get(objective.unit, 0.25))
     assert REGRESSION.results("test", 0.5, 0.5, 2 * labels)["test_normalized_error"] == 0.125
 
 

@@ -405,7 +405,8 @@ def test_bfloat16_computes_hidden_layers_and_nothing_else(digits, method):
         assert hidden.dtype == jnp.bfloat16
         rngs = {"rngs": nnx.Rngs(0)} if own is model and method == "two_phase" else {}
         assert own.activations[0](hidden, **rngs).dtype == jnp.bfloat16
-        program, state, non_trainable = start_phase(own, config, digits, int(own is not models[0]))
+        phase_index = int(method == "two_phase" and own is not model)
+        program, state, non_trainable = start_phase(own, config, digits, phase_index)
         dtypes = {leaf.dtype for leaf in jax.tree.leaves(state)}
         assert dtypes == {jnp.dtype("float32"), jnp.dtype("int32")}
 

@@ -145,15 +145,16 @@ def sample(
     candidates = rng.uniform(*_beyond(bounds), (4 * test + 64, d)).astype(np.float32)
     accepted = candidates[((candidates < low) | (candidates > high)).any(-1)][:test]
     outside = points(accepted)
-    scale, noisy = noise * float(fitted.values.std()), np.random.default_rng([seed, 0x401])
+    noisy = np.random.default_rng([seed, 0x401])
 
     def with_noise(points: Points) -> Points:
         added = scale * noisy.standard_normal(points.values.shape)
         return points._replace(values=(points.values + added).astype(np.float32))
 
     if noise:
+        scale = noise * float(fitted.values.std(dtype=np.float64))
         fitted, held_out = with_noise(fitted), with_noise(held_out)
-    told = np.isfinite(outside.values).all() and np.ptp(outside.values) > 0
+    told = np.isfinite(outside.values).all() and len(np.unique(outside.values)) > 1
     return Samples(fitted, held_out, unseen, outside if told else None)
 
 
