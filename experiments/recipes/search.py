@@ -176,7 +176,7 @@ STAGES = {
             "16 draws, noise 1 to 0": ANNEALED | TWO,
             "16 draws, noise 1 to 0, rate 1e-2": ANNEALED | TWO | {"learning_rate": 1e-2},
         },
-        common={"target": "y", "logit_learning_rate": 1e-2},
+        common={"target": "y", "learning_rate": 3e-3},
         ratios=True,
     ),
     "digits": Stage(
