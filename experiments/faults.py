@@ -28,6 +28,7 @@ from typing import Any
 
 from experiments.command_line import Parser, exit_status
 from experiments.config import Config
+from experiments.config_options import words_of
 from experiments.guard_records import flat, read_run, text_of
 from experiments.presets import default_config
 from experiments.run_folder import folder_of
@@ -64,12 +65,8 @@ def config_of(folder: Path, **changes: Any) -> Config:
 
 def command_of(config: Config) -> list[str]:
     """The command that trains the config."""
-    words = [sys.executable, "-m", "experiments.run", "--run-dir", str(folder_of(config))]
-    changed = [*SMALL, *LONG_EPOCHS, "checkpoint_seconds"]
-    for name in dict.fromkeys(changed):
-        value = getattr(config, name)
-        words += [f"--{name.replace('_', '-')}", *map(str, value if name == "hidden" else [value])]
-    return words
+    folder = str(folder_of(config))
+    return [sys.executable, "-m", "experiments.run", "--run-dir", folder, *words_of(config)]
 
 
 def left(folder: Path) -> dict[str, str]:

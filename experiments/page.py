@@ -146,8 +146,8 @@ def _verdict(objective: Objective, learned: Row, other: Row) -> str:
     if len(pairs) < 3:
         return f"Beside {other.name}: {_seeds(len(pairs))}, too few for an interval."
     differences = statistics.differences(pairs, geometric=objective.log_scale)
-    _, low, high = statistics.interval(differences)
-    told = _difference(objective, statistics.interval(differences))
+    interval = statistics.interval(differences)
+    (_, low, high), told = interval, _difference(objective, interval)
     if low > 0 or high < 0:
         word = "better" if (high < 0) == objective.lower_is_better else "worse"
         return f"{word.capitalize()} than {other.name}: {told}, {_seeds(len(pairs))}."

@@ -31,10 +31,10 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_split_tests_on_the_rows_that_are_given(folder):
-    x, y, test = tables.read_splits(folder, "yacht")
+    x, y, test = table = tables.read_splits(folder, "yacht")
     assert test.shape == (SPLITS, ROWS)
     assert (test.sum(0) <= 1).all()
-    path = tables.write_split(folder, "yacht", 1)
+    path = tables.write_split(table, "yacht", 1)
     config = tables.study(path, 1).configs("learned")[0]
     splits = load_task(config).splits
     assert [len(splits[part].labels) for part in ("train", "validation", "test")] == [48, 6, 6]

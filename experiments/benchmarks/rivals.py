@@ -27,8 +27,8 @@ from experiments.training.draws import draw
 from experiments.training.state import split_model, start_phase
 from experiments.training.step import run_steps
 
-RIVALS = ("prelu", "rational", "layer_mixture", "siren", "spline_kan", "wide_spline_kan")
 KANS = ("spline_kan", "wide_spline_kan", "chebyshev_kan")
+RIVALS = ("prelu", "rational", "layer_mixture", "siren", *KANS)
 OURS = "phase 2"
 
 
@@ -39,7 +39,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
         default_config(task=options.task), steps_per_epoch=steps, refine_epochs=1
     )
     solves = options.task.startswith("pde:")
-    names = ["smooth_layer_mixture"] if solves else [*RIVALS, "chebyshev_kan"]
+    names = ["smooth_layer_mixture"] if solves else list(RIVALS)
     if importlib.util.find_spec("jaxkan") is None:
         names = [name for name in names if name not in KANS]
     rivals = {

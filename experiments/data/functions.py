@@ -187,10 +187,14 @@ def tabulate_fit(
         width. The tables reach beyond the box, if the target is finite there.
     """
     low, high = bounds
-    held = low + 0.625 * (high - low)
-    table = _tabulate(name, fitted, _beyond(bounds), held)
+    held, d = low + 0.625 * (high - low), dimension(name)
+
+    def true(inputs: np.ndarray) -> np.ndarray:
+        return evaluate(name, inputs)[:, 0]
+
+    table = tabulate(true, fitted, d, _beyond(bounds), held)
     if not all(np.isfinite(array).all() for array in table.values()):
-        table = _tabulate(name, fitted, bounds, held)
+        table = tabulate(true, fitted, d, bounds, held)
         # A pole on the grid, such as log 0 at the end of the range, is drawn as its neighbours.
         for key, array in table.items():
             finite = array[np.isfinite(array)]
@@ -201,15 +205,14 @@ def tabulate_fit(
     return {**table, "center": np.asarray(center), "inside": np.asarray(inside)}
 
 
-def _tabulate(
-    name: str, fitted: Fitted, ends: tuple[float, float], held: float
+def tabulate(
+    true: Fitted, fitted: Fitted, d: int, ends: tuple[float, float], held: float
 ) -> dict[str, np.ndarray]:
-    d = dimension(name)
+    """Two functions of d variables along every one between the ends, and on the first plane."""
 
-    def both(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def both(points: np.ndarray) -> tuple[np.ndarray, ...]:
         flat = points.reshape(-1, d)
-        true, fit = evaluate(name, flat)[:, 0], np.asarray(fitted(flat))
-        return true.reshape(points.shape[:-1]), fit.reshape(points.shape[:-1])
+        return tuple(np.asarray(f(flat)).reshape(points.shape[:-1]) for f in (true, fitted))
 
     line = np.linspace(*ends, 241, dtype=np.float32)
     inputs = np.full((d, line.size, d), held, np.float32)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import integrate, interpolate
 
+from experiments.data import functions
 from experiments.data.functions import Fitted
 from experiments.importing import load_object, one_line
 
@@ -163,27 +164,19 @@ def sample(equation: Equation, seed: int, points: int) -> dict[str, Points]:
 def tabulate_fit(equation: Equation, fitted: Fitted) -> dict[str, np.ndarray]:
     """The reference and a trained solution, as `functions.tabulate_fit` has them; the coordinates
     are scaled to [−1, 1]."""
-    d, reference = len(equation.low), equation.reference
+    reference = equation.reference
     assert reference is not None
     low, high = np.asarray(equation.low), np.asarray(equation.high)
 
-    def both(scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        x = (low + (scaled.reshape(-1, d) + 1) / 2 * (high - low)).astype(np.float32)
-        true, found = reference(x.astype(np.float64)), np.asarray(fitted(x))
-        return true.reshape(scaled.shape[:-1]), found.reshape(scaled.shape[:-1])
+    def unscaled(x: np.ndarray) -> np.ndarray:
+        return low + (x + 1) / 2 * (high - low)
 
-    held, line = 0.25, np.linspace(-1, 1, 241)
-    lines = np.full((d, line.size, d), held)
-    lines[np.arange(d), :, np.arange(d)] = line
-    line_true, line_fit = both(lines)
-    found: dict[str, Any] = {"line_x": line, "line_true": line_true, "line_fit": line_fit}
-    if d > 1:
-        plane_x = np.linspace(-1, 1, 97)
-        plane = np.full((plane_x.size, plane_x.size, d), held)
-        plane[..., 0], plane[..., 1] = np.meshgrid(plane_x, plane_x)
-        plane_true, plane_fit = both(plane)
-        found |= {"plane_x": plane_x, "plane_true": plane_true, "plane_fit": plane_fit}
-    found |= {"held": held, "center": 0.0, "inside": 1.0}
+    table = functions.tabulate(
+        lambda x: reference(unscaled(x.astype(np.float64))),
+        lambda x: fitted(unscaled(x).astype(np.float32)),
+        *(len(low), (-1.0, 1.0), 0.25),
+    )
+    found: dict[str, Any] = {**table, "center": 0.0, "inside": 1.0}
     return {name: np.asarray(array, np.float32) for name, array in found.items()}
 
 

@@ -40,7 +40,7 @@ COSTS = {
 
 def study(equation: str) -> recipes.Study:
     base = default_config(task=f"pde:{equation}")
-    variants: dict[str, dict[str, Any]] = {"learned": {}, "shuffled": {"control": "shuffled"}}
+    variants: dict[str, dict[str, Any]] = {}
     for name, cost in COSTS.items():
         steps = {"steps_per_epoch": round(STEPS / cost)}
         if name == "smooth_layer_mixture":
@@ -48,7 +48,7 @@ def study(equation: str) -> recipes.Study:
             variants[name] = {"network": network, "method": "uniform:tanh", **steps}
         else:
             variants[f"uniform {name}"] = {"method": f"uniform:{name}", **steps}
-    return recipes.Study(base, tuple(SEEDS), variants)
+    return recipes.study(base, SEEDS, controls=("shuffled",), uniform=(), **variants)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,12 +11,13 @@ are test RMSE, means over the splits ± their standard error. About 3 minutes a 
 on one CPU core; the same command again goes on. Expected: experiments/LOG.md.
 """
 
+import dataclasses
 import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,23 +36,30 @@ TABLES = (
     *("yacht", "energy", "concrete", "airfoil", "wine", "kin8nm", "power", "naval"),
     *("elevators", "pol"),
 )
-PUBLISHED = {
-    **{
-        "concrete": "4.82 ± 0.16",
-        "energy": "0.54 ± 0.06",
-        "kin8nm": "0.08",
-        "power": "4.01 ± 0.04",
-    },
-    **{"wine": "0.62 ± 0.01", "yacht": "0.67 ± 0.05"},
-}
+PUBLISHED = dict(
+    concrete="4.82 ± 0.16",
+    energy="0.54 ± 0.06",
+    kin8nm="0.08",
+    power="4.01 ± 0.04",
+    wine="0.62 ± 0.01",
+    yacht="0.67 ± 0.05",
+)
 """Of a network with one hidden layer of 50 units and dropout, 20 splits (Gal and Ghahramani)."""
 PROCESS_ROWS = 2_000
 """A Gaussian process takes the cube of its rows as time."""
 FOLDER, FIGURE = Path("runs/tables"), Path("runs/tables.png")
 
 
-def read_splits(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x [M, d], y [M] and the test rows of every split, bool [splits, M], of a table."""
+class Table(NamedTuple):
+    """x [M, d], y [M], and the test rows of every split, bool [splits, M]."""
+
+    x: np.ndarray
+    y: np.ndarray
+    test: np.ndarray
+
+
+def read_splits(folder: Path, name: str) -> Table:
+    """A table with its splits; DataError if they do not fit."""
     columns = read_columns(find_file(f"{name}.csv", str(folder)))
     inputs = [column for column in columns.cells if column != "y"]
     x = np.stack([numbers_of(columns, column) for column in inputs], -1)
@@ -63,7 +71,7 @@ def read_splits(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.nda
         raise DataError(f"{folder / name}.splits.npz: expected test and rows ({error})") from None
     if test.shape[1] != len(y):
         raise DataError(f"{folder / name}.splits.npz: {test.shape[1]} rows, the table has {len(y)}")
-    return x, y, test
+    return Table(x, y, test)
 
 
 def parts_of(test: np.ndarray, split: int) -> np.ndarray:
@@ -75,22 +83,23 @@ def parts_of(test: np.ndarray, split: int) -> np.ndarray:
     return parts
 
 
-def write_split(folder: Path, name: str, split: int) -> Path:
+def write_split(table: Table, name: str, split: int) -> Path:
     """A table with a column that says which row is for what, as `--split-column split` takes it."""
-    x, y, test = read_splits(folder, name)
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}-{split:02}.npz"
-    np.savez(path, x=x, y=y, split=parts_of(test, split))
+    np.savez(path, x=table.x, y=table.y, split=parts_of(table.test, split))
     return path
 
 
-def study(table: Path, split: int, **changes: Any) -> recipes.Study:
-    base = default_config(task=f"table:{table}")
-    columns = {"target_kind": "values", "split_column": "split"}
-    variants: dict[str, dict[str, Any]] = {"learned": {}, "shuffled": {"control": "shuffled"}}
-    variants |= {f"uniform {name}": {"method": f"uniform:{name}"} for name in REGRESSION_POOL.names}
-    every = {**columns, **changes}
-    return recipes.Study(base, (split,), {n: {**every, **v} for n, v in variants.items()})
+def study(file: Path, split: int, **changes: Any) -> recipes.Study:
+    base = dataclasses.replace(
+        default_config(task=f"table:{file}"),
+        target_kind="values",
+        split_column="split",
+        **changes,
+    )
+    uniform = REGRESSION_POOL.names
+    return recipes.study(base, [split], controls=("shuffled",), uniform=uniform)
 
 
 # What people would use instead
@@ -119,9 +128,9 @@ def process(x: np.ndarray, y: np.ndarray, seed: int) -> Callable[[np.ndarray], n
         return make_pipeline(StandardScaler(), fitted).fit(x, y).predict  # type: ignore[no-any-return]
 
 
-def others(folder: Path, name: str, splits: int) -> dict[str, np.ndarray]:
+def others(table: Table, splits: int) -> dict[str, np.ndarray]:
     """Test RMSE of every split, [splits], by method."""
-    x, y, test = read_splits(folder, name)
+    x, y, test = table
     methods = {"gradient boosting": boosted}
     if len(y) <= PROCESS_ROWS:
         methods["Gaussian process"] = process
@@ -135,9 +144,9 @@ def others(folder: Path, name: str, splits: int) -> dict[str, np.ndarray]:
     return {method: np.array(errors) for method, errors in found.items()}
 
 
-def networks(folder: Path, name: str, splits: int) -> dict[str, np.ndarray]:
+def networks(table: Table, name: str, splits: int) -> dict[str, np.ndarray]:
     """The same of the networks; every split is a study of its own, picked by its validation."""
-    studies = [study(write_split(folder, name, split), split) for split in range(splits)]
+    studies = [study(write_split(table, name, split), split) for split in range(splits)]
     trained = regret.train(studies)
     return {
         variant: np.array([_rmse(runs[variant][0]) for runs in trained])
@@ -183,9 +192,9 @@ def main(arguments: Sequence[str]) -> int:
         keep_compilations()
         found, records = {}, []
         for name in options.tables:
-            count = min(options.splits, len(read_splits(options.data_dir, name)[2]))
-            by_method = networks(options.data_dir, name, count)
-            found[name] = by_method | others(options.data_dir, name, count)
+            table = read_splits(options.data_dir, name)
+            count = min(options.splits, len(table.test))
+            found[name] = networks(table, name, count) | others(table, count)
             print(f"\n{table_of(found)}", flush=True)
             lists = {method: errors.tolist() for method, errors in found[name].items()}
             records.append({"table": name, "test_rmse": lists})
