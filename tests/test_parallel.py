@@ -20,7 +20,7 @@ from experiments.presets import default_config
 from experiments.run_folder import RunError, read_finished
 from experiments.training import networks, parallel, step
 from experiments.training.draws import draw
-from experiments.training.program import Program
+from experiments.training.program import Program, compile_key
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -174,6 +174,27 @@ def test_only_runs_of_one_program_train_together(tmp_path):
         [3, 4],
     ]
     assert parallel.group_by_program(configs, 1) == [[0], [2], [5], [1], [4], [3], [6]]
+
+
+def test_runs_of_other_data_do_not_train_together(tmp_path):
+    base = tiny(tmp_path, "function:wall")
+    configs = [base, tiny(tmp_path, "function:kinks"), dataclasses.replace(base, points=50)]
+    assert parallel.group_by_program(configs, 8) == [[0], [1], [2]]
+    assert len({compile_key(config) for config in configs}) == 1
+
+
+def test_functions_of_as_many_variables_share_their_programs(tmp_path):
+    counts = []
+    for task in ("function:wall", "function:kinks", "function:ratio"):
+        train_all([tiny(tmp_path / task[9:], task, hidden=(13, 5))])
+        counts.append([f._cache_size() for f in (step.run_steps, step.end_epoch)])
+    assert counts[0] == counts[1]
+    assert counts[2][0] == counts[1][0] + 2  # of four variables: both phases again
+
+
+def test_equations_are_programs_of_their_own():
+    keys = [compile_key(default_config(task=f"pde:{name}")) for name in ("burgers", "helmholtz")]
+    assert keys[0] != keys[1]
 
 
 def test_complete_runs_are_left_as_they_are(tmp_path):

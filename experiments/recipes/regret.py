@@ -38,6 +38,8 @@ TASKS: dict[str, Callable[[str | None], list[recipes.Study]]] = {
     "cifar10": lambda data_dir: [cifar10.study(10, data_dir)],
 }
 BEST = "best uniform"
+KEPT = 10
+"""Studies of which the compiled programs are kept, for others with data of the same shapes."""
 
 Runs = Mapping[str, Sequence[FinishedRun]]
 """By the name of a variant, in the order of the seeds."""
@@ -60,9 +62,10 @@ class Beside(NamedTuple):
 def train(studies: Sequence[recipes.Study]) -> Sequence[Runs]:
     """The finished runs of every study; RunError names the first that stopped."""
     found = []
-    for study in studies:
+    for number, study in enumerate(studies):
         configs = study.configs()
-        jax.clear_caches()  # hundreds of programs would use up the process's memory maps
+        if number % KEPT == 0:
+            jax.clear_caches()  # hundreds of programs would use up the process's memory maps
         for ended in train_all(configs):
             if isinstance(ended, RunError):
                 raise ended

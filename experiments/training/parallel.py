@@ -23,7 +23,7 @@ from experiments.data.tasks import Loader, Split
 from experiments.run_folder import RunError, folder_of, is_intact
 from experiments.training import devices, networks
 from experiments.training.outcome import go_on, switch_phase, test_phase, write_results
-from experiments.training.program import compile_key
+from experiments.training.program import compile_key, data_key
 from experiments.training.progress import Progress
 from experiments.training.resuming import Build, begin_phase, fall_back, restore
 from experiments.training.state import PhaseState, Run, TrainState, open_run
@@ -89,7 +89,7 @@ def group_by_program(configs: Sequence[Config], at_once: int) -> list[list[int]]
         # A run that may go on at another learning rate than the others goes alone, and one that
         # reads its own examples.
         alone = index if config.retries or config.stream else None
-        programs.setdefault((compile_key(config), config.data_dir, alone), []).append(index)
+        programs.setdefault((compile_key(config), data_key(config), alone), []).append(index)
     groups = []
     for indices in programs.values():
         size = math.ceil(len(indices) / math.ceil(len(indices) / at_once))

@@ -9,6 +9,8 @@ from jax.sharding import Mesh
 from experiments.config import Config, PhaseSpec, phases
 from experiments.objective import Objective
 
+ANY_DATA = Config()
+
 Params = dict[str, nnx.State]
 """`weights` and `selection` (the logits), the two groups of the optimiser, and `statistics`,
 running means that the forward pass updates."""
@@ -57,11 +59,28 @@ class Program:
         return nnx.view(model, **scales, raise_if_not_found=False) if scales else model
 
 
+DATA_FIELDS = (
+    *("task", "target", "target_kind", "inputs", "split_column", "validation_fraction"),
+    *("test_fraction", "range", "points", "label_noise"),
+)
+"""What data a run has; their shapes, objective and scale are parts of a program by themselves."""
+
+
+def data_key(config: Config) -> tuple[Any, ...]:
+    """Equal for runs on the same data, but for what is drawn with the seed."""
+    return config.data_dir, *(getattr(config, name) for name in DATA_FIELDS)
+
+
 def compile_key(config: Config) -> Config:
     """The config with every field reset that does not change the computation of a phase.
 
-    Runs with equal keys, and the same data directory, can train as one program.
+    Runs with equal keys share compiled programs where their data have the same shapes, and with
+    equal `data_key` they can train as one. An equation to solve is computed in the program.
     """
+    solves = config.task.startswith("pde:")
+    data = {
+        name: getattr(ANY_DATA, name) for name in DATA_FIELDS if not (solves and name == "task")
+    }
     config = dataclasses.replace(
         config,
         preset="recommended",
@@ -76,6 +95,7 @@ def compile_key(config: Config) -> Config:
         control="learned",
         carry_weights=True,
         carry_moments=False,
+        **data,
     )
     if config.method.startswith("uniform:"):
         return dataclasses.replace(config, method="uniform:" + config.activation_pool.names[0])
