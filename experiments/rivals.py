@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from smartmixed_jax import MLP, REGRESSION_POOL, SMOOTH_POOL, ActivationPool
+from smartmixed_jax.pools import sin
 
 WIDTH = 64
 
@@ -76,7 +77,7 @@ class Sine(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [..., N] → [..., N]."""
-        return jnp.sin(self.frequency * x)
+        return sin(self.frequency * x)
 
 
 def prelu(

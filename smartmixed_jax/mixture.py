@@ -182,25 +182,45 @@ def _select(
     """f_c[n](x): functions with coefficients by `rows` [C + 1, ..., N], the others by `choices`."""
     fused = _fused.covered(pool)
     along = functools.partial(_along, axis, x.ndim, choices.ndim > 1)
-    y = _fused_value(pool, x, along(rows)) if fused else jnp.zeros_like(x)
+    chosen = along(choices)
+    y = _fused_value(pool, x, along(rows), chosen) if fused else jnp.zeros_like(x)
     others = tuple((k, f) for k, f in enumerate(pool.functions) if k not in fused)
-    return _masked(others, x, along(choices), y) if others else y
+    return _masked(others, x, chosen, y) if others else y
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _fused_value(pool: ActivationPool, x: jax.Array, rows: jax.Array) -> jax.Array:
+def _fused_value(
+    pool: ActivationPool, x: jax.Array, rows: jax.Array, choices: jax.Array
+) -> jax.Array:
     """f_c[n](x) of functions that have coefficients; any number where the choice has none."""
     return _fused.evaluate(pool, x.astype(_fused.wide(x.dtype)), rows).astype(x.dtype)
 
 
 @_fused_value.defjvp
 def _fused_value_jvp(pool, primals, tangents):
-    x, rows = primals
-    y, wide = _fused_value(pool, x, rows), _fused.wide(x.dtype)
+    x, rows, choices = primals
+    y = _fused_value(pool, *primals)
+    return y, _fused_slope(pool, x, y, rows, choices) * tangents[0]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _fused_slope(
+    pool: ActivationPool, x: jax.Array, y: jax.Array, rows: jax.Array, choices: jax.Array
+) -> jax.Array:
+    """f′_c[n](x) of the same functions, y their value."""
+    wide = _fused.wide(x.dtype)
     # The derivative from a y that is rounded to 16 bits would be off by as much.
     known = y if x.dtype == wide else None
-    slope = _fused.derivative(pool, x.astype(wide), known, rows)
-    return y, slope.astype(x.dtype) * tangents[0]
+    return _fused.derivative(pool, x.astype(wide), known, rows).astype(x.dtype)
+
+
+@_fused_slope.defjvp
+def _fused_slope_jvp(pool, primals, tangents):
+    # From here on the functions' own derivatives: those of the formula would cost seven times tanh.
+    x, _, _, choices = primals
+    second = tuple((k, _Derivative(_Derivative(pool.functions[k]))) for k in _fused.covered(pool))
+    curvature = _masked(second, x, choices, jnp.zeros_like(x))
+    return _fused_slope(pool, *primals), curvature * tangents[0]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smartmixed_jax._checks import KINDS, check, check_elementwise, check_number, shown
+from smartmixed_jax._sine import sin
 from smartmixed_jax.types import Activation
 
 Form = Literal["auto", "fused", "general"]
@@ -302,7 +303,7 @@ EXTENDED_POOL = ActivationPool(
         "mish": jax.nn.mish,
         "identity": identity,
         "zero": zero,
-        "sin": jnp.sin,
+        "sin": sin,
         "square": square,
         "gauss": gauss,
     }
