@@ -91,6 +91,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "final_noise": (0, 1e6),
     "checkpoint_seconds": (0, LARGEST),
     "label_noise": (0, 1e6),
+    "derivative_weight": (0, LARGEST),
 }
 """The lowest and the highest value of a number, both allowed; fractions are checked apart."""
 
@@ -239,6 +240,9 @@ class Config:
     label_noise: float = 0.0
     """Of a function: the standard deviation of normal noise on the values to train and validate
     on, by that of the values; it is tested without."""
+    derivative_weight: float = 0.0
+    """Of a table whose NPZ file has dy [M, d], the derivatives of y by the columns of x: the weight
+    of their mean squared error beside that of y, both standardised; 0 does not fit them."""
     data_dir: str | None = None
     """Folder with prepared TFDS data, raw files or NAME.npz; default $TFDS_DATA_DIR, then
     ~/tensorflow_datasets, then a download. A table or arrays are looked for here too."""

@@ -24,6 +24,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "task and data": (
         *("preset", "task", "seed", "target", "target_kind", "inputs", "split_column"),
         *("validation_fraction", "test_fraction", "range", "points", "label_noise"),
+        "derivative_weight",
         *("augment", "data_dir", "stream"),
     ),
     "method": (

@@ -68,7 +68,10 @@ ONLY_IN_ONE = (
     *(f"*/config/{name}" for name in ("start_probability", "drop_worse", "logit_warmup")),
     *(f"*/config/{name}" for name in ("clip_together", "fix_when", "layer_by_layer")),
     *(f"*/config/{name}" for name in ("fix_share", "fix_patience", "retries")),
-    *(f"*/config/{name}" for name in ("refine_epochs", "points", "label_noise")),
+    *(
+        f"*/config/{name}"
+        for name in ("refine_epochs", "points", "label_noise", "derivative_weight")
+    ),
     *(f"*/config/{name}" for name in ("devices", "model_axis", "stream")),
     *(f"*/position/{name}" for name in ("format", "leaves/*", "phase_step", "retries")),
     *(f"*/state/{name}/*" for name in ("sums", "before", "switch")),

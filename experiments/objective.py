@@ -171,6 +171,11 @@ def squared_error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.square(outputs - labels)[:, 0]
 
 
+def sum_of_squared_errors(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Σ (output − value)² over the outputs."""
+    return jnp.sum(jnp.square(outputs - labels), -1)
+
+
 def equation_error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
     """Where the solution is known its weighted squared error, elsewhere the squared residual.
 
@@ -247,6 +252,14 @@ COLUMN_REGRESSION = dataclasses.replace(
 )
 """Of a table: the network fits the standardised column."""
 
+COLUMN_REGRESSION_WITH_DERIVATIVES = dataclasses.replace(
+    COLUMN_REGRESSION,
+    name="column_regression_with_derivatives",
+    loss=sum_of_squared_errors,
+    loss_name="squared error with derivatives",
+)
+"""The same where the derivatives by the inputs are fitted too."""
+
 EQUATION = Objective(
     name="equation",
     loss=equation_error,
@@ -312,6 +325,7 @@ OBJECTIVES: dict[str, Objective] = {
         DOUBLE_SOFTMAX,
         REGRESSION,
         COLUMN_REGRESSION,
+        COLUMN_REGRESSION_WITH_DERIVATIVES,
         EQUATION,
         EQUATION_WITHOUT_SOLUTION,
         NEXT_CHARACTER,

@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_split_tests_on_the_rows_that_are_given(folder):
-    x, y, test = table = tables.read_splits(folder, "yacht")
+    x, y, test, _ = table = tables.read_splits(folder, "yacht")
     assert test.shape == (SPLITS, ROWS)
     assert (test.sum(0) <= 1).all()
     path = tables.write_split(table, "yacht", 1)
@@ -67,9 +67,9 @@ def test_what_people_would_use_fits(fit):
 def test_every_method_has_its_error_on_every_split(folder, monkeypatch, capsys):
     whole = tables.study
 
-    def small(table, split):
+    def small(table, split, **changes):
         tiny = {"hidden": (4,), "selective_epochs": 1, "mixed_epochs": 1, "steps_per_epoch": 2}
-        study = whole(table, split, **tiny)
+        study = whole(table, split, **tiny, **changes)
         names = ("learned", "shuffled", "uniform relu", "uniform tanh")
         return study._replace(variants={name: study.variants[name] for name in names})
 
@@ -86,3 +86,37 @@ def test_every_method_has_its_error_on_every_split(folder, monkeypatch, capsys):
         *("learned", "shuffled", "best uniform", "gradient boosting", "Gaussian process")
     }
     assert (folder / "runs" / "tables.png").exists()
+
+
+def test_a_table_in_a_package_has_splits_and_derivatives(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    table = tables.read_packaged("diabetes")
+    assert table.test.shape == (tables.SPLITS, len(table.y))
+    assert (table.test.sum(1) == len(table.y) // 10).all()
+    assert len(np.unique(table.test, axis=0)) == tables.SPLITS
+
+    made = (np.zeros((30, 2)), np.zeros(30), np.ones((30, 2)))
+    monkeypatch.setattr(tables, "_packaged", lambda name: made)
+    table = tables.read_packaged("engine_fuel")
+    np.testing.assert_array_equal(np.load(tables.write_split(table, "engine_fuel", 0))["dy"], 1)
+
+
+def test_the_tables_of_smt_are_those_of_its_examples():
+    pytest.importorskip("smt")
+    sizes = {"airfoil_drag": (42_039, 16), "engine_thrust": (1_056, 3), "engine_fuel": (1_056, 3)}
+    for name, shape in sizes.items():
+        table = tables.read_packaged(name)
+        assert table.x.shape == table.dy.shape == shape
+        assert np.isfinite(table.y).all()
+
+
+def test_what_is_missing_is_one_line(monkeypatch, capsys):
+    def missing(name):
+        raise ImportError("no module")
+
+    monkeypatch.setattr(tables, "_packaged", missing)
+    with pytest.raises(DataError, match=r"engine_fuel needs smt .*: pip install smt"):
+        tables.read_packaged("engine_fuel")
+    with pytest.raises(SystemExit):
+        tables.main(["--tables", "yacht"])
+    assert "--data-dir: expected the folder of the tables" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.data import gradients
 from experiments.data.encoding import (
     Column,
     Encoding,
@@ -40,6 +41,8 @@ class Options(NamedTuple):
         split_column: says which row is for what; "": drawn.
         validation_fraction, test_fraction: of the rows, if drawn.
         seed: of the draw.
+        derivative_weight: of the derivatives of y, which an NPZ file then has; 0: they are not
+            fitted.
     """
 
     target: str
@@ -49,6 +52,7 @@ class Options(NamedTuple):
     validation_fraction: float
     test_fraction: float
     seed: int
+    derivative_weight: float = 0.0
 
 
 class Table(NamedTuple):
@@ -56,7 +60,7 @@ class Table(NamedTuple):
 
     Attributes:
         parts: train, validation and test: inputs float32 [M, d], and labels: classes int32 [M] or
-            standardised values float32 [M, 1].
+            standardised values float32 [M, 1], or with derivatives [M, 1 + d].
         encoding: how they came from the columns.
         sha256: of the file.
     """
@@ -83,6 +87,9 @@ def load_table(path: Path, options: Options) -> Table:
     input_columns = _input_columns(columns, options.inputs or others, rows["train"])
     encoding = Encoding(input_columns, target_column)
     x, y = encode_inputs(columns, encoding), encode_target(columns, encoding)
+    if options.derivative_weight:
+        slopes = gradients.labels(columns, encoding, options.derivative_weight)
+        y = np.concatenate([y, slopes], -1)
     parts = {part: (x[rows[part]], y[rows[part]]) for part in PARTS}
     return Table(parts, encoding, hashlib.sha256(path.read_bytes()).hexdigest())
 

@@ -20,7 +20,8 @@ class Split(NamedTuple):
 
     Attributes:
         inputs: images [M, H, W, C], points or rows float32 [M, d], or characters uint8 [M, T].
-        labels: classes int32 [M], values float32 [M, 1], or the next characters uint8 [M, T].
+        labels: classes int32 [M], values float32 [M, 1], or the next characters uint8 [M, T]. What
+            the objective needs beside the values stands in further columns.
     """
 
     inputs: jax.Array
@@ -94,7 +95,9 @@ class Task:
 
     def results(self, split: str, loss: float, score: float) -> dict[str, float]:
         """What a phase's results say of a split, from its mean loss and score."""
-        numbers = self.objective.results(split, loss, score, self.splits[split].labels)
+        labels = self.splits[split].labels
+        values = labels[:, : self.out_features] if labels.ndim == 2 else labels
+        numbers = self.objective.results(split, loss, score, values)
         if self.label_scale is not None:
             numbers[f"{split}_rmse"] = self.label_scale * score**0.5
         return numbers

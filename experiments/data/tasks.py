@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,6 +26,7 @@ from experiments.names import changed_fields
 from experiments.objective import (
     CLASSIFICATION,
     COLUMN_REGRESSION,
+    COLUMN_REGRESSION_WITH_DERIVATIVES,
     EQUATION,
     EQUATION_WITHOUT_SOLUTION,
     NEXT_CHARACTER,
@@ -35,6 +37,9 @@ from experiments.objective import (
 __all__ = ["TASKS", "Kind", "Loader", "Split", "Task", "find_kind", "load_task"]
 
 
+Outputs = Callable[[pdes.Function, jax.Array], jax.Array]
+
+
 class Kind(NamedTuple):
     """How tasks of one kind are had.
 
@@ -43,6 +48,8 @@ class Kind(NamedTuple):
             missing.
         reads: the fields of the config, beside `task`, that the data depend on.
         check: raises ValueError for a name that no such task has, before any data are read.
+        outputs: (name, network [B, d] → [B], x [B, d]) → what loss and score are of, if it is not
+            the network's output.
         argument: what follows the colon, for the list of tasks.
         about: one line for --help.
     """
@@ -50,6 +57,7 @@ class Kind(NamedTuple):
     load: Callable[[Config], Task]
     reads: tuple[str, ...]
     check: Callable[[str], Any] = lambda name: None
+    outputs: Callable[[str, pdes.Function, jax.Array], jax.Array] | None = None
     argument: str = ""
     about: str = ""
 
@@ -130,8 +138,8 @@ def _refuse_unread(config: Config, kind: Kind) -> None:
 
 def find_kind(name: str) -> Kind:
     """The kind of a task; ValueError if there is no such task."""
-    prefix, colon, rest = name.partition(":")
-    kind = TASKS.get(name) or TASKS.get(prefix + ":") or (USERS if prefix and rest else None)
+    colon, rest = name.partition(":")[1:]
+    kind = kind_of(name)
     known = ", ".join(task + known_kind.argument for task, known_kind in TASKS.items())
     if kind is None or (colon and not rest):
         raise ValueError(f"task = {name!r}: expected one of {known}, MODULE:NAME")
@@ -142,6 +150,18 @@ def find_kind(name: str) -> Kind:
             raise ValueError(f"{error}; the other tasks are {known}") from None
         raise
     return kind
+
+
+def kind_of(name: str) -> Kind | None:
+    """The same without looking whether such a task can be had; None if the name fits no kind."""
+    prefix, _, rest = name.partition(":")
+    return TASKS.get(name) or TASKS.get(prefix + ":") or (USERS if prefix and rest else None)
+
+
+def outputs_of(name: str) -> Outputs | None:
+    """What a task's network is taken for; None: its outputs are used as they are."""
+    kind = kind_of(name)
+    return None if kind is None or kind.outputs is None else functools.partial(kind.outputs, name)
 
 
 def describe_tasks() -> dict[str, str]:
@@ -215,10 +235,11 @@ def _load_table(config: Config) -> Task:
     table = tables.load_table(path, tables.Options(**fields))
     target = table.encoding.target
     classes, is_values = target.categories or (), target.categories is None
+    fitted = COLUMN_REGRESSION_WITH_DERIVATIVES if config.derivative_weight else COLUMN_REGRESSION
     return Task(
         name=config.task,
         splits={part: host_split(*pair) for part, pair in table.parts.items()},
-        objective=COLUMN_REGRESSION if is_values else CLASSIFICATION,
+        objective=fitted if is_values else CLASSIFICATION,
         out_features=1 if is_values else len(classes),
         class_names=classes,
         source=f"column {target.name} of {path}",
@@ -321,6 +342,7 @@ TASKS: dict[str, Kind] = {
         _load_equation,
         ("seed", "points"),
         lambda name: pdes.find_equation(name.removeprefix("pde:")),
+        lambda name, *given: pdes.outputs(pdes.find_equation(name.removeprefix("pde:")), *given),
         argument="NAME",
         about="a differential equation to solve: " + ", ".join(pdes.EQUATIONS) + ", or MODULE:NAME",
     ),

@@ -1,14 +1,18 @@
 """Real tables with their standard splits: the learned choices beside what people would use.
 
     python -m experiments.recipes.tables --data-dir FOLDER [--tables yacht ...] [--splits 20]
+    python -m experiments.recipes.tables --tables engine_thrust [--derivative-weight 1]
 
 FOLDER holds NAME.csv, its last column y the target, and NAME.splits.npz: `test`, a mask [splits,
-rows] packed by numpy.packbits, and `rows`. Each split is a run with seed 0, 1, …; a tenth of its
-training rows validates, the same for every method. Networks d-64-64-1, preset `recommended` for
-tables: learned choices, shuffled ones, uniform networks of the eight functions; and scikit-learn's
-gradient boosting and, up to 2,000 rows, a Gaussian process, on the same training rows. The numbers
-are test RMSE, means over the splits ± their standard error. About 3 minutes a split of all methods
-on one CPU core; the same command again goes on. Expected: experiments/LOG.md.
+rows] packed by numpy.packbits, and `rows`. Four more tables are in packages and need no folder:
+diabetes (scikit-learn); airfoil_drag, engine_thrust and engine_fuel (smt), whose derivatives by the
+inputs are known too and with --derivative-weight are fitted by the networks; each has ten splits.
+Each split is a run with seed 0, 1, …; a tenth of its training rows validates, the same for every
+method. Networks d-64-64-1, preset `recommended` for tables: learned choices, shuffled ones, uniform
+networks of the eight functions; and scikit-learn's gradient boosting and, up to 2,000 rows, a
+Gaussian process, on the same training rows. The numbers are test RMSE, means over the splits ±
+their standard error. About half a minute a split of all methods on one CPU core; the same command
+again goes on. Expected: experiments/LOG.md.
 """
 
 import dataclasses
@@ -36,6 +40,9 @@ TABLES = (
     *("yacht", "energy", "concrete", "airfoil", "wine", "kin8nm", "power", "naval"),
     *("elevators", "pol"),
 )
+PACKAGED = ("diabetes", "airfoil_drag", "engine_thrust", "engine_fuel")
+SPLITS = 10
+"""Of a table in a package: nine tenths of its rows, drawn, train and validate."""
 PUBLISHED = dict(
     concrete="4.82 ± 0.16",
     energy="0.54 ± 0.06",
@@ -51,11 +58,12 @@ FOLDER, FIGURE = Path("runs/tables"), Path("runs/tables.png")
 
 
 class Table(NamedTuple):
-    """x [M, d], y [M], and the test rows of every split, bool [splits, M]."""
+    """x [M, d], y [M], the test rows of every split, bool [splits, M], and ∂y/∂x [M, d] or None."""
 
     x: np.ndarray
     y: np.ndarray
     test: np.ndarray
+    dy: np.ndarray | None = None
 
 
 def read_splits(folder: Path, name: str) -> Table:
@@ -74,6 +82,37 @@ def read_splits(folder: Path, name: str) -> Table:
     return Table(x, y, test)
 
 
+def read_packaged(name: str) -> Table:
+    """A table that a package holds; DataError where the package is missing."""
+    try:
+        x, y, dy = _packaged(name)
+    except ImportError as error:
+        package = "scikit-learn" if name == "diabetes" else "smt"
+        raise DataError(f"{name} needs {package} ({error}): pip install {package}") from None
+    test = np.zeros((SPLITS, len(y)), bool)
+    for split, rows in enumerate(test):
+        rows[np.random.default_rng([split, 0x7AB]).permutation(len(y))[: len(y) // 10]] = True
+    return Table(x, y, test, dy)
+
+
+def _packaged(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    if name == "diabetes":
+        from sklearn.datasets import load_diabetes
+
+        return *load_diabetes(return_X_y=True), None
+    if name == "airfoil_drag":
+        from smt.examples.airfoil_parameters.learning_airfoil_parameters import (
+            load_cd_training_data,
+        )
+
+        return load_cd_training_data()  # type: ignore[no-any-return]
+    from smt.examples.b777_engine.b777_engine import get_b777_engine
+
+    x, y, dy, _ = get_b777_engine()
+    column = ("engine_thrust", "engine_fuel").index(name)
+    return x, y[:, column], dy[:, column]
+
+
 def parts_of(test: np.ndarray, split: int) -> np.ndarray:
     """train, validation or test for every row of a split, [M]."""
     rows = np.random.default_rng(split).permutation(np.flatnonzero(~test[split]))
@@ -87,7 +126,8 @@ def write_split(table: Table, name: str, split: int) -> Path:
     """A table with a column that says which row is for what, as `--split-column split` takes it."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}-{split:02}.npz"
-    np.savez(path, x=table.x, y=table.y, split=parts_of(table.test, split))
+    more: dict[str, Any] = {} if table.dy is None else {"dy": table.dy}
+    np.savez(path, x=table.x, y=table.y, split=parts_of(table.test, split), **more)
     return path
 
 
@@ -130,7 +170,7 @@ def process(x: np.ndarray, y: np.ndarray, seed: int) -> Callable[[np.ndarray], n
 
 def others(table: Table, splits: int) -> dict[str, np.ndarray]:
     """Test RMSE of every split, [splits], by method."""
-    x, y, test = table
+    x, y, test, _ = table
     methods = {"gradient boosting": boosted}
     if len(y) <= PROCESS_ROWS:
         methods["Gaussian process"] = process
@@ -144,9 +184,10 @@ def others(table: Table, splits: int) -> dict[str, np.ndarray]:
     return {method: np.array(errors) for method, errors in found.items()}
 
 
-def networks(table: Table, name: str, splits: int) -> dict[str, np.ndarray]:
+def networks(table: Table, name: str, splits: int, weight: float) -> dict[str, np.ndarray]:
     """The same of the networks; every split is a study of its own, picked by its validation."""
-    studies = [study(write_split(table, name, split), split) for split in range(splits)]
+    changes = {"derivative_weight": weight} if weight else {}
+    studies = [study(write_split(table, name, split), split, **changes) for split in range(splits)]
     trained = regret.train(studies)
     return {
         variant: np.array([_rmse(runs[variant][0]) for runs in trained])
@@ -182,19 +223,24 @@ def _with_error(errors: np.ndarray) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     parser = recipes.Parser(prog="python -m experiments.recipes.tables", description=__doc__)
-    parser.add_argument("--data-dir", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), metavar="NAME")
+    parser.add_argument("--data-dir", type=Path, metavar="FOLDER")
+    parser.add_argument("--tables", nargs="+", choices=(*TABLES, *PACKAGED), metavar="NAME")
     parser.add_argument("--splits", type=int, default=20, metavar="N")
+    parser.add_argument("--derivative-weight", type=float, default=0.0, metavar="WEIGHT")
     parser.add_argument("--write", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
+    folder, weight = options.data_dir, options.derivative_weight
+    names = options.tables or [*(TABLES if folder else ()), *PACKAGED]
+    if folder is None and not set(names) <= set(PACKAGED):
+        parser.error("--data-dir: expected the folder of the tables")
 
     def work() -> int:
         keep_compilations()
         found, records = {}, []
-        for name in options.tables:
-            table = read_splits(options.data_dir, name)
+        for name in names:
+            table = read_packaged(name) if name in PACKAGED else read_splits(folder, name)
             count = min(options.splits, len(table.test))
-            found[name] = networks(table, name, count) | others(table, count)
+            found[name] = networks(table, name, count, weight) | others(table, count)
             print(f"\n{table_of(found)}", flush=True)
             lists = {method: errors.tolist() for method, errors in found[name].items()}
             records.append({"table": name, "test_rmse": lists})

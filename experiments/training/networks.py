@@ -17,8 +17,9 @@ import numpy as np
 from flax import nnx
 
 from experiments.config import Config, check_method
-from experiments.data import pdes
+from experiments.data import gradients
 from experiments.data.task import Task
+from experiments.data.tasks import outputs_of
 from experiments.run_folder import TaskRecord
 from experiments.training.keys import INIT, SWITCH, make_key
 from experiments.training.memory import require_memory
@@ -124,19 +125,23 @@ def apply(
 ) -> jax.Array:
     """Raw inputs of a `Split` → outputs [B, ..., out_features]; the key draws the choices.
 
-    Of an equation to solve: the solution and the residual, [B, 2].
+    Of an equation to solve: the solution and the residual, [B, 2]; with `derivative_weight` the
+    value and its derivatives by the inputs, [B, 1 + d].
 
     Args:
         scale: of the task.
     """
-    if not config.task.startswith("pde:"):
+    outputs = outputs_of(config.task)
+    if outputs is None and not config.derivative_weight:
         return _run(config, scale, model, inputs, key)
     graphdef, state = nnx.split(model)
 
     def network(x: jax.Array) -> jax.Array:
         return _run(config, scale, nnx.merge(graphdef, state), x, key)[:, 0]
 
-    return pdes.outputs(pdes.find_equation(config.task.removeprefix("pde:")), network, inputs)
+    if outputs is None:
+        return gradients.outputs(network, inputs, config.derivative_weight)
+    return outputs(network, inputs)
 
 
 def _run(

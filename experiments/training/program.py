@@ -7,6 +7,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from experiments.config import Config, PhaseSpec, phases
+from experiments.data.tasks import outputs_of
 from experiments.objective import Objective
 
 ANY_DATA = Config()
@@ -75,12 +76,10 @@ def compile_key(config: Config) -> Config:
     """The config with every field reset that does not change the computation of a phase.
 
     Runs with equal keys share compiled programs where their data have the same shapes, and with
-    equal `data_key` they can train as one. An equation to solve is computed in the program.
+    equal `data_key` they can train as one. A task with `outputs` is computed in the program.
     """
-    solves = config.task.startswith("pde:")
-    data = {
-        name: getattr(ANY_DATA, name) for name in DATA_FIELDS if not (solves and name == "task")
-    }
+    kept = () if outputs_of(config.task) is None else ("task",)
+    data = {name: getattr(ANY_DATA, name) for name in DATA_FIELDS if name not in kept}
     config = dataclasses.replace(
         config,
         preset="recommended",
