@@ -23,7 +23,7 @@ from experiments.config import Config
 from experiments.data.targets import FIRST
 from experiments.names import run_name
 from experiments.presets import default_config
-from experiments.recipes import suite
+from experiments.recipes import pde, suite
 from experiments.report import format_table
 from experiments.run_folder import RunError, read_finished
 from experiments.training.compilation import keep_compilations
@@ -165,6 +165,25 @@ STAGES = {
             for name in suite.RIVALS
             for rate in RATES
         },
+        ratios=True,
+    ),
+    "equations": Stage(
+        ("pde:burgers", "pde:helmholtz"),
+        {
+            "as it is": {},
+            "rate 5e-3": {"learning_rate": 5e-3},
+            "rate 2e-2": {"learning_rate": 2e-2},
+            "from tanh, no noise": QUIET | {"start": "tanh"},
+            "phase 1 of 2 epochs": {"selective_epochs": 2, "mixed_epochs": 58},
+            "phase 1 of 20 epochs": THIRD,
+            "without identity": {"pool": "sin,tanh,gelu,silu,softplus,gauss,square"},
+            "sin, tanh, gauss, gelu": {"pool": "sin,tanh,gauss,gelu"},
+            **{
+                f"uniform tanh {rate:g}": pde.changes("tanh") | {"learning_rate": rate}
+                for rate in (2e-2, 1e-2, 5e-3)
+            },
+        },
+        common={"refine_epochs": 1},
         ratios=True,
     ),
     "tables": Stage(
