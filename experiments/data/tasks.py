@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import Config
-from experiments.data import arrays, functions, images, pdes, records, tables
+from experiments.data import arrays, functions, image_function, images, pdes, records, tables
 from experiments.data.datasets import DATASETS, Dataset
 from experiments.data.encoding import Column, Encoding
 from experiments.data.reading import find_file
@@ -27,6 +27,7 @@ from experiments.objective import (
     COLUMN_REGRESSION,
     EQUATION,
     EQUATION_WITHOUT_SOLUTION,
+    IMAGE,
     NEXT_CHARACTER,
     REGRESSION,
     with_double_softmax,
@@ -209,6 +210,20 @@ def _load_equation(config: Config) -> Task:
     )
 
 
+def _load_image(config: Config) -> Task:
+    image, source = image_function.load_image(config.task.removeprefix("image:"), config.data_dir)
+    height, width, channels = image.shape
+    parts = image_function.split(image, config.range, config.validation_fraction)
+    return Task(
+        name=config.task,
+        splits={part: host_split(*pixels) for part, pixels in parts.items()},
+        objective=IMAGE,
+        out_features=channels,
+        source=f"{source}, {height} x {width} pixels",
+        tabulate_fit=functools.partial(image_function.tabulate_fit, image, config.range),
+    )
+
+
 def _load_table(config: Config) -> Task:
     path = find_file(config.task.removeprefix("table:"), config.data_dir)
     fields = {name: getattr(config, name) for name in tables.Options._fields}
@@ -323,6 +338,13 @@ TASKS: dict[str, Kind] = {
         lambda name: pdes.find_equation(name.removeprefix("pde:")),
         argument="NAME",
         about="a differential equation to solve: " + ", ".join(pdes.EQUATIONS) + ", or MODULE:NAME",
+    ),
+    "image:": Kind(
+        _load_image,
+        ("data_dir", "range", "validation_fraction"),
+        argument="NAME",
+        about=f"an image to fit as a function of the place: {', '.join(image_function.NAMES)}, or "
+        "your FILE.png",
     ),
     "table:": Kind(
         _load_table,
