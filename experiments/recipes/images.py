@@ -33,12 +33,12 @@ METHODS: dict[str, tuple[float, float]] = {
     "relu": (0.51, 2e-2),
     "tanh": (0.55, 2e-2),
     "silu": (0.66, 2e-2),
-    "sin": (0.61, 1e-2),
+    "sin": (0.61, 2e-2),
     "square": (0.51, 2e-2),
     "identity": (0.5, 2e-2),
     "gauss": (0.57, 2e-2),
     "gelu": (0.61, 2e-2),
-    "image_siren": (0.6, 1e-2),
+    "image_siren": (0.6, 1e-3),
 }
 """The time of a step by that of a step of our phase 2, and the learning rate."""
 
