@@ -183,7 +183,7 @@ STAGES = {
         CAMERA,
         {
             f"{name} {rate:g}": {**images.method(name), "learning_rate": rate}
-            for name in ("tanh", "gauss", "sin", "image_siren")
+            for name in images.METHODS
             for rate in (2e-2, 5e-3, 1e-3)
         },
         common=SHORT_IMAGE,
