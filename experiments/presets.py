@@ -153,7 +153,7 @@ RECOMMENDED: dict[str, Recommended] = {
         "ours: networks 2-128-128-C that choose among eight functions, 2,000 steps of Adam on 1,024"
         " pixels each",
         "1 minute",
-        "camera, seed 0, after 300 steps: test PSNR 23.3 dB (uniform sin 24.1, tanh 19.4)",
+        "camera, seed 0: test PSNR 24.8 dB (uniform tanh 23.4, gauss 25.0, sin 27.7)",
         dict(
             hidden=(128, 128),
             selective_epochs=4,
