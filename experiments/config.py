@@ -108,9 +108,10 @@ class Config:
     abstract (described), or ours (recommended). See README."""
     task: str = "digits"
     """What is learned: digits, mnist, fashion_mnist, cifar10, tiny_shakespeare; function:NAME, a
-    function to fit from experiments/data/targets.py; pde:NAME, a differential equation to solve
-    from experiments/data/pdes.py; or what is yours (docs/your_data.md): table:FILE.csv,
-    arrays:FILE.npz, function:MODULE:NAME, pde:MODULE:NAME, or MODULE:NAME, which returns a Task."""
+    function to fit from experiments/data/targets.py; image:NAME, an image to fit as one; pde:NAME,
+    a differential equation to solve from experiments/data/pdes.py; or what is yours
+    (docs/your_data.md): table:FILE.csv, image:FILE.png, arrays:FILE.npz, function:MODULE:NAME,
+    pde:MODULE:NAME, or MODULE:NAME, which returns a Task."""
     method: str = "two_phase"
     """two_phase, or uniform:NAME: one function of the pool for every neuron, one phase of
     selective_epochs + mixed_epochs."""
@@ -229,12 +230,14 @@ class Config:
     """Of a table: the column that holds train, validation or test for each row; none: rows are
     drawn with the seed."""
     validation_fraction: float = 0.1
-    """Of the training images, stratified, always the same split (seed 42); of a table's rows."""
+    """Of the training images, stratified, always the same split (seed 42); of a table's rows; of
+    half of the pixels of an image to fit."""
     test_fraction: float = 0.15
     """Of a table's rows."""
     range: tuple[float, float] = (-2.0, 2.0)
     """Of a function: the lowest and highest value of each variable in training; beyond it, up to
-    1.5 times as wide, the fit is tested outside."""
+    1.5 times as wide, the fit is tested outside. Of an image: where its longer side begins and
+    ends; a wider one makes it smoother in these units."""
     points: int = 4000
     """Of a function or an equation: how many points it is trained on."""
     label_noise: float = 0.0

@@ -58,7 +58,7 @@ def task_folder(task: str) -> str:
     Tasks may share it; `run_name` keeps them apart.
     """
     kind, _, rest = task.partition(":")
-    if kind in ("table", "arrays"):
+    if kind in ("table", "arrays", "image"):
         return Path(rest).stem or kind
     return re.sub(r"[^\w.-]+", "-", rest if kind == "function" else task)
 

@@ -6,6 +6,7 @@ user's is found by its place, MODULE:NAME.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,10 @@ Criterion = Callable[[jax.Array, jax.Array], jax.Array]
 
 def _four_digits(value: float) -> str:
     return f"{value:.4g}"
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.2f}"
 
 
 def _scientific(value: float) -> str:
@@ -51,13 +56,16 @@ class Objective:
         unit: of that number; "%" as above.
         result: its key in a phase's results, such as test_score.
         selection: the key by which the best uniform network is picked, a validation result.
-        lower_is_better: of both.
+        lower_is_better: of both, but for a validation loss, of which the lower is always better.
         log_scale: means over seeds are geometric, and runs are compared by their ratio.
         digits: the format of that number, such as ".2f".
         columns: of a run's table: label → (key in a phase's results, how it is written). Keys
             that a task does not have are left out.
         note: below that table.
         normalized: scores are squared errors, given divided by the variance of the labels too.
+        peak: above 0, scores are squared errors, given as the peak signal-to-noise ratio in dB too;
+            of values whose largest possible one it is.
+        scores_training: the training examples are scored after each phase, as the test's are.
         relative: scores are squared errors, given as the relative L2 error too, of the first column
             of the labels.
         confusion: every example has one class, so that a confusion matrix says something.
@@ -80,6 +88,8 @@ class Objective:
     note: str = ""
     normalized: bool = False
     relative: bool = False
+    peak: float = 0.0
+    scores_training: bool = False
     confusion: bool = False
 
     def losses_and_scores(
@@ -89,7 +99,7 @@ class Objective:
 
         Args:
             outputs: of the network, [B, out_features], or of text [B, T, out_features].
-            labels: classes int [B], values [B, 1], or the next characters int [B, T].
+            labels: classes int [B], values [B, K], or the next characters int [B, T].
         """
         outputs = outputs.astype(jnp.float32)
         if jnp.issubdtype(labels.dtype, jnp.integer):
@@ -110,6 +120,8 @@ class Objective:
             numbers[f"{split}_normalized_error"] = score / float(np.var(np.asarray(labels)))
         if self.relative and (size := float(np.mean(np.square(np.asarray(labels)[:, 0])))):
             numbers[f"{split}_relative_error"] = float((score / size) ** 0.5)
+        if self.peak:
+            numbers[f"{split}_psnr"] = 10 * math.log10(self.peak**2 / max(score, SMALLEST_ERROR))
         return numbers
 
     def compared(self, phase: Mapping[str, Any]) -> float:
@@ -119,7 +131,8 @@ class Objective:
     def validation_error(self, phase: Mapping[str, Any]) -> float:
         """By which a method is picked without the test set, from a phase's results; lower wins."""
         value = phase[self.selection]
-        return value if self.lower_is_better else -value
+        is_error = self.lower_is_better or self.selection == "validation_loss"
+        return value if is_error else -value
 
     def format(self, number: float) -> str:
         """A number that `compared` returned, or a difference of two, without its unit."""
@@ -167,8 +180,14 @@ def is_right(outputs: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def squared_error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """(output − value)² of the one output."""
-    return jnp.square(outputs - labels)[:, 0]
+    """(output − value)², of several outputs [B, K] their mean."""
+    errors = jnp.square(outputs - labels)
+    return errors[:, 0] if errors.shape[1] == 1 else jnp.mean(errors, -1)
+
+
+def first_squared_error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """(output − value)² of the first."""
+    return jnp.square(outputs[:, 0] - labels[:, 0])
 
 
 def sum_of_squared_errors(outputs: jax.Array, labels: jax.Array) -> jax.Array:
@@ -195,6 +214,9 @@ def _known_or_residual(outputs: jax.Array, labels: jax.Array, weight: Any) -> ja
     error = weight * jnp.square(outputs[:, 0] - labels[:, 0])
     return jnp.where(labels[:, 1] > 0, error, jnp.square(outputs[:, 1]))
 
+
+SMALLEST_ERROR = 1e-15
+"""Of which a signal-to-noise ratio is given: a perfect fit has 150 dB."""
 
 # The objectives
 
@@ -256,9 +278,31 @@ COLUMN_REGRESSION_WITH_DERIVATIVES = dataclasses.replace(
     COLUMN_REGRESSION,
     name="column_regression_with_derivatives",
     loss=sum_of_squared_errors,
+    score=first_squared_error,
     loss_name="squared error with derivatives",
 )
 """The same where the derivatives by the inputs are fitted too."""
+
+IMAGE = dataclasses.replace(
+    REGRESSION,
+    name="image",
+    score_name="test PSNR",
+    unit="dB",
+    result="test_psnr",
+    selection="validation_loss",
+    lower_is_better=False,
+    log_scale=False,
+    digits=".2f",
+    columns={
+        "train PSNR": ("train_psnr", _two_digits),
+        "test PSNR": ("test_psnr", _two_digits),
+    },
+    note="PSNR in dB, of intensities in [0, 1]; published numbers are on the training pixels",
+    normalized=False,
+    peak=1.0,
+    scores_training=True,
+)
+"""Of an image as a function of the place."""
 
 EQUATION = Objective(
     name="equation",
@@ -326,6 +370,7 @@ OBJECTIVES: dict[str, Objective] = {
         REGRESSION,
         COLUMN_REGRESSION,
         COLUMN_REGRESSION_WITH_DERIVATIVES,
+        IMAGE,
         EQUATION,
         EQUATION_WITHOUT_SOLUTION,
         NEXT_CHARACTER,

@@ -38,6 +38,7 @@ TITLES = {
     "choice_map": "Every neuron's choice",
     "confusion": "Right and wrong classes",
     "fit": "The fitted function",
+    "image": "The fitted image",
 }
 
 

@@ -2,8 +2,9 @@
 
 Each is a factory of the program's own kind, `NAME(input_shape, out_features, activation, rngs)`: so
 a rival has the same data, batches, checkpoints and tables as ours. Its functions are its own;
-`--method uniform:relu` says nothing is chosen. MLPs have two hidden layers of `WIDTH`; KANs
-are smaller, because a step of theirs takes several times as long. Points are in [−2, 2].
+`--method uniform:relu` says nothing is chosen. MLPs have two hidden layers of `WIDTH`, for
+images of `IMAGE_WIDTH`; KANs are smaller, because a step of theirs takes several times as long.
+Points are in [−2, 2].
 """
 
 import functools
@@ -19,6 +20,7 @@ from smartmixed_jax import MLP, REGRESSION_POOL, SMOOTH_POOL, ActivationPool
 from smartmixed_jax.pools import sin
 
 WIDTH = 64
+IMAGE_WIDTH = 128
 
 Factory = Callable[..., nnx.Module]
 
@@ -120,8 +122,8 @@ def siren(
 def image_siren(
     input_shape: tuple[int, ...], out_features: int, activation: Any, rngs: Any
 ) -> nnx.Module:
-    """A SIREN with the published ω = 30, for coordinates in [−1, 1]."""
-    return _siren(30.0, input_shape, out_features, rngs)
+    """A SIREN with the published ω = 30, for coordinates in [−1, 1]: --range -1 1."""
+    return _siren(30.0, input_shape, out_features, rngs, IMAGE_WIDTH)
 
 
 def _mlp(
@@ -144,11 +146,15 @@ def _mlp(
 
 
 def _siren(
-    frequency: float, input_shape: tuple[int, ...], out_features: int, rngs: nnx.Rngs
+    frequency: float,
+    input_shape: tuple[int, ...],
+    out_features: int,
+    rngs: nnx.Rngs,
+    width: int = WIDTH,
 ) -> nnx.Module:
     model = MLP(
         math.prod(input_shape),
-        (WIDTH, WIDTH),
+        (width, width),
         out_features,
         activation=lambda features, rngs: Sine(frequency),
         rngs=rngs,

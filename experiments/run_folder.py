@@ -10,7 +10,7 @@
 | choices.json | what phase 2 fixed, a function table per layer |
 | selection.npz | the logits [N, K] at the switch, per layer |
 | summary.json | the results of the phases, the switch, versions, the SHA-256 of the others; last |
-| fit.npz | a fitted function beside the true one |
+| fit.npz | a fitted function or image beside the true one |
 | figures/ | pictures |
 | predictions.csv | for rows that the user gave to `experiments.evaluate` |
 | .lock | held by the process that writes: folder_lock.py |

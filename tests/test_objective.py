@@ -46,6 +46,7 @@ def test_results_hold_the_number_by_which_runs_are_compared():
     for objective in OBJECTIVES.values():
         phase = objective.results("test", 0.25, 0.5, labels)
         expected = {"%": 50.0, "MSE / Var y": 0.5, "of the solution": 0.1**0.5}
+        expected["dB"] = 10 * math.log10(2)
         assert objective.compared(phase) == pytest.approx(expected.get(objective.unit, 0.25))
     assert REGRESSION.results("test", 0.5, 0.5, 2 * labels)["test_normalized_error"] == 0.125
 

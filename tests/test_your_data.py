@@ -47,11 +47,11 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
                 status = PROGRAMS[program](shlex.split(command.removeprefix(program)))
                 assert status == 0, (command, capsys.readouterr().err)
                 ran.append(command)
-    assert len(ran) == 11
+    assert len(ran) == 12
     assert names["logits"].shape == (1, 2)
     assert len(Path("kinds.csv").read_text().splitlines()) == 13
     folders = [path.parent for path in tmp_path.glob("runs/**/config.json")]
-    assert len(folders) == 9
+    assert len(folders) == 10
     assert all(map(is_complete, folders))
     printed = capsys.readouterr().out
     for told in ("test RMSE", "accuracy: ", "12 predictions in kinds.csv", "cube", "outside"):

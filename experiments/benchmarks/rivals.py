@@ -1,9 +1,10 @@
 """A training step of each rival beside ours: how many of its steps take the time of one of ours.
 
 Networks as `experiments.run --task function:product_sine` trains them, of three inputs and one
-output on 4,000 points, batch 128; or those of --task pde:burgers, with the uniform networks of its
-pool. `time` is that of a step to a step with fixed choices. KANs need jaxkan and are left out
-without it. One step of L-BFGS on all points, of which most is the line search, is a row of its own.
+output on 4,000 points, batch 128; or those of --task pde:burgers or image:camera, with the uniform
+networks of its pool. `time` is that of a step to a step with fixed choices. KANs need jaxkan and
+are left out without it. One step of L-BFGS on all points, of which most is the line search, is a
+row of its own, but for an image.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from experiments.training.state import split_model, start_phase
 from experiments.training.step import run_steps
 
 KANS = ("spline_kan", "wide_spline_kan", "chebyshev_kan")
+IMAGES = ("image_siren",)
 RIVALS = ("prelu", "rational", "layer_mixture", "siren", *KANS)
 OURS = "phase 2"
 
@@ -38,8 +40,8 @@ def measure(options: argparse.Namespace) -> list[Row]:
     base = dataclasses.replace(
         default_config(task=options.task), steps_per_epoch=steps, refine_epochs=1
     )
-    solves = options.task.startswith("pde:")
-    names = ["smooth_layer_mixture"] if solves else list(RIVALS)
+    kind = options.task.partition(":")[0]
+    names = list({"pde": ("smooth_layer_mixture",), "image": IMAGES}.get(kind, RIVALS))
     if importlib.util.find_spec("jaxkan") is None:
         names = [name for name in names if name not in KANS]
     rivals = {
@@ -48,7 +50,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
         )
         for name in names
     }
-    uniform = base.activation_pool.names if solves else ["tanh"]
+    uniform = base.activation_pool.names if kind in ("pde", "image") else ["tanh"]
     cases = {
         "phase 1": (base, 0),
         OURS: (base, 1),
@@ -58,7 +60,8 @@ def measure(options: argparse.Namespace) -> list[Row]:
         },
         **{name: (config, 0) for name, config in rivals.items()},
     }
-    cases["L-BFGS, choices fixed"] = base, 2
+    if kind != "image":
+        cases["L-BFGS, choices fixed"] = base, 2
     parameters, variants = {}, {}
     for name, (config, phase) in cases.items():
         variants[name], parameters[name] = _variant(config, phase)

@@ -18,7 +18,7 @@ RANGE = (-2.0, 2.0)
 
 
 Fitted = Callable[[np.ndarray], Any]
-"""A trained function: inputs [B, d] → values [B]."""
+"""A trained function: inputs [B, d] → values [B], of several outputs [B, K]."""
 
 
 class Points(NamedTuple):

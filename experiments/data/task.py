@@ -20,7 +20,7 @@ class Split(NamedTuple):
 
     Attributes:
         inputs: images [M, H, W, C], points or rows float32 [M, d], or characters uint8 [M, T].
-        labels: classes int32 [M], values float32 [M, 1], or the next characters uint8 [M, T]. What
+        labels: classes int32 [M], values float32 [M, K], or the next characters uint8 [M, T]. What
             the objective needs beside the values stands in further columns.
     """
 
@@ -43,7 +43,7 @@ class Task:
             the training points fill). Every split has the same shapes but for M. Of a streamed
             task `train` has shapes and dtypes only.
         objective: loss, score, and how results are told.
-        out_features: classes, characters, or 1.
+        out_features: classes, characters, or values of an example.
         scale: inputs are divided by it, as float32, inside the compiled step; None for tokens,
             which a network takes as int32.
         class_names: in the order of the labels; empty where there are none.
@@ -51,7 +51,7 @@ class Task:
         seeded: the data are drawn with the run's seed, so that runs of two seeds share nothing.
         extras: what else is needed to use the trained network later, as JSON takes it.
         tabulate_fit: for a problem whose true function is known: the trained function, inputs
-            [B, d] → values [B], → the arrays of fit.npz.
+            [B, d] → values [B], of several outputs [B, K], → the arrays of fit.npz.
         label_scale: values were divided by it; results then give their error in the unit that
             they had.
         records: the training examples of a streamed task.
@@ -79,6 +79,12 @@ class Task:
     def train_size(self) -> int:
         """The number of training examples."""
         return int(self.splits["train"].labels.shape[0])
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The splits that results are told of, when a phase is over: `test` first."""
+        training = ("train",) if self.objective.scores_training and self.records is None else ()
+        return ("test", *(part for part in ("outside",) if part in self.splits), *training)
 
     @property
     def shape(self) -> tuple[int, ...]:

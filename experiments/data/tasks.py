@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import Config
-from experiments.data import arrays, functions, images, pdes, records, tables
+from experiments.data import arrays, functions, image_function, images, pdes, records, tables
 from experiments.data.datasets import DATASETS, Dataset
 from experiments.data.encoding import Column, Encoding
 from experiments.data.reading import find_file
@@ -29,6 +29,7 @@ from experiments.objective import (
     COLUMN_REGRESSION_WITH_DERIVATIVES,
     EQUATION,
     EQUATION_WITHOUT_SOLUTION,
+    IMAGE,
     NEXT_CHARACTER,
     REGRESSION,
     with_double_softmax,
@@ -229,6 +230,20 @@ def _load_equation(config: Config) -> Task:
     )
 
 
+def _load_image(config: Config) -> Task:
+    image, source = image_function.load_image(config.task.removeprefix("image:"), config.data_dir)
+    height, width, channels = image.shape
+    parts = image_function.split(image, config.range, config.validation_fraction)
+    return Task(
+        name=config.task,
+        splits={part: host_split(*pixels) for part, pixels in parts.items()},
+        objective=IMAGE,
+        out_features=channels,
+        source=f"{source}, {height} x {width} pixels",
+        tabulate_fit=functools.partial(image_function.tabulate_fit, image, config.range),
+    )
+
+
 def _load_table(config: Config) -> Task:
     path = find_file(config.task.removeprefix("table:"), config.data_dir)
     fields = {name: getattr(config, name) for name in tables.Options._fields}
@@ -345,6 +360,13 @@ TASKS: dict[str, Kind] = {
         lambda name, *given: pdes.outputs(pdes.find_equation(name.removeprefix("pde:")), *given),
         argument="NAME",
         about="a differential equation to solve: " + ", ".join(pdes.EQUATIONS) + ", or MODULE:NAME",
+    ),
+    "image:": Kind(
+        _load_image,
+        ("data_dir", "range", "validation_fraction"),
+        argument="NAME",
+        about=f"an image to fit as a function of the place: {', '.join(image_function.NAMES)}, or "
+        "your FILE.png",
     ),
     "table:": Kind(
         _load_table,

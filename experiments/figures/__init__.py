@@ -9,6 +9,7 @@ from experiments.figures.confusion_matrix import confusion
 from experiments.figures.critical_difference import critical_difference
 from experiments.figures.drawing import draw_comparison, draw_figures
 from experiments.figures.fitted_function import fit
+from experiments.figures.fitted_image import image
 from experiments.figures.function_shares import shares, shares_over_epochs
 from experiments.figures.neuron_map import choice_cells, choice_map
 from experiments.figures.run_comparison import comparison
@@ -56,6 +57,7 @@ __all__ = [
     "fit",
     "function_colors",
     "function_signs",
+    "image",
     "layer_labels",
     "read_run",
     "shares",

@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 
 from experiments.figures.style import (
     WIDTH,
+    MissingData,
     figure_of_a_run,
     present,
 )
@@ -24,6 +25,8 @@ def fit(run: RunData) -> Figure:
     logarithm of the difference.
     """
     data = present(run.fit, "fit.npz")
+    if "line_true" not in data:
+        raise MissingData("the task is an image")
     figure = Figure(figsize=(WIDTH, 4.3), layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=(1, 1.12))
     upper, lower = halves

@@ -23,7 +23,7 @@ from experiments.config import Config
 from experiments.data.targets import FIRST
 from experiments.names import run_name
 from experiments.presets import default_config
-from experiments.recipes import pde, suite
+from experiments.recipes import images, pde, suite
 from experiments.report import format_table
 from experiments.run_folder import RunError, read_finished
 from experiments.training.compilation import keep_compilations
@@ -67,6 +67,8 @@ TABLES = tuple(f"table:{name}.csv" for name in ("concrete", "energy", "yacht"))
 FUNCTIONS = tuple(f"function:{name}" for name in FIRST)
 
 RATES = (5e-2, 2e-2, 1e-2, 5e-3, 2e-3)
+CAMERA = ("image:camera",)
+SHORT_IMAGE = {"selective_epochs": 1, "mixed_epochs": 5}
 SHORT_TEXT = {"selective_epochs": 4, "mixed_epochs": 6, "pool": "modern"}
 STAGES = {
     "functions_noise": Stage(
@@ -184,6 +186,26 @@ STAGES = {
             },
         },
         common={"refine_epochs": 1},
+        ratios=True,
+    ),
+    "images": Stage(
+        CAMERA,
+        {
+            **{f"range {end:g}": {"range": (-end, end)} for end in (2.0, 5.0, 10.0, 20.0, 40.0)},
+            "range 20, rate 5e-3": {"range": (-20.0, 20.0), "learning_rate": 5e-3},
+            "range 20, rate 2e-2": {"range": (-20.0, 20.0), "learning_rate": 2e-2},
+        },
+        common={"learning_rate": 1e-2} | SHORT_IMAGE,
+        ratios=True,
+    ),
+    "image_rivals": Stage(
+        CAMERA,
+        {
+            f"{name} {rate:g}": {**images.method(name), "learning_rate": rate}
+            for name in images.METHODS
+            for rate in (2e-2, 5e-3, 1e-3)
+        },
+        common=SHORT_IMAGE,
         ratios=True,
     ),
     "tables": Stage(

@@ -40,11 +40,11 @@ def evaluate(
 def predict(
     program: Program, params: Params, non_trainable: nnx.State, inputs: jax.Array
 ) -> jax.Array:
-    """Inputs [B, d] of a function → values [B], the network as it is tested."""
+    """Inputs [B, d] of a function → outputs [B, K], the network as it is tested."""
     model = nnx.view(
         program.model(params, non_trainable), deterministic=True, raise_if_not_found=False
     )
-    return apply(program, model, inputs, jax.random.key(0))[:, 0]
+    return apply(program, model, inputs, jax.random.key(0))
 
 
 def score_with(program: Program, split: Split) -> Callable[[nnx.Module, nnx.Rngs], float]:

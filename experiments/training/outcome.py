@@ -56,12 +56,12 @@ def test_phase(run: Run, phase: PhaseState) -> np.ndarray:
 def score_splits(
     config: Config, task: Task, program: Program, params: Params, non_trainable: nnx.State
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Results on the test split, of a function outside too, and the outputs on the test split."""
+    """Results on the splits that the task is scored on, and the outputs on the test split."""
     scaled = scales(program, program.spec.epochs * program.steps)
     key = make_key(config.seed, program.phase_index, EVALUATION)
     results: dict[str, float] = {}
     outputs = {}
-    for number, name in enumerate(name for name in ("test", "outside") if name in task.splits):
+    for number, name in enumerate(task.scored):
         # Epochs fold in 0, 1, …; these are beyond them.
         noise = jax.random.fold_in(key, 1_000_000 + number)
         loss, score, outputs[name] = evaluate(
@@ -151,7 +151,12 @@ def write_results(run: Run, phase: PhaseState, outputs: np.ndarray) -> None:
     if task.objective.confusion:
         summary["confusion"] = _confusion(task, outputs)
     if task.tabulate_fit is not None:
-        fitted = functools.partial(predict, phase.program, phase.selected, phase.non_trainable)
+        predicted = functools.partial(predict, phase.program, phase.selected, phase.non_trainable)
+
+        def fitted(inputs: np.ndarray) -> jax.Array:
+            outputs = predicted(inputs)  # of an equation the residual too
+            return outputs[:, 0] if task.out_features == 1 else outputs
+
         run_folder.write_fit(run.folder, task.tabulate_fit(fitted))
     run_folder.write_summary(run.folder, summary)
 
