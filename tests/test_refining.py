@@ -17,7 +17,7 @@ from experiments.data.tasks import load_task
 from experiments.names import refuse_without_effect, run_name
 from experiments.presets import default_config
 from experiments.run_folder import read_finished, read_metrics
-from experiments.training import networks, parallel
+from experiments.training import networks, parallel, step
 from experiments.training.train import train_and_evaluate
 
 STEPS = 5
@@ -42,6 +42,12 @@ def train(config: Config) -> Path:
 
 def rows(folder: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(folder)]
+
+
+def test_its_steps_are_compiled_once(tmp_path):
+    step.run_steps.clear_cache()
+    train(tiny(tmp_path, method="uniform:tanh"))
+    assert step.run_steps._cache_size() == 2  # the uniform phase and this one
 
 
 def test_it_is_lbfgs_on_the_mean_loss_of_all_examples(tmp_path):

@@ -63,6 +63,7 @@ def uniform(*names: str, **changes: Any) -> dict[str, dict[str, Any]]:
     return {f"uniform {name}": {"method": f"uniform:{name}", **changes} for name in names}
 
 
+EIGHT = {"pool": "smooth"}
 TABLES = tuple(f"table:{name}.csv" for name in ("concrete", "energy", "yacht"))
 FUNCTIONS = tuple(f"function:{name}" for name in FIRST)
 
@@ -184,6 +185,19 @@ STAGES = {
                 f"uniform tanh {rate:g}": pde.changes("tanh") | {"learning_rate": rate}
                 for rate in (2e-2, 1e-2, 5e-3)
             },
+        },
+        common=EIGHT | {"refine_epochs": 1},
+        ratios=True,
+    ),
+    "equations_few": Stage(
+        ("pde:helmholtz", "pde:burgers"),
+        {
+            **uniform("tanh"),
+            "eight functions": EIGHT,
+            "sin, tanh, gauss, gelu": {},
+            "rate 2e-2": {"learning_rate": 2e-2},
+            "phase 1 of 20 epochs": THIRD,
+            "from tanh, no noise": QUIET | {"start": "tanh"},
         },
         common={"refine_epochs": 1},
         ratios=True,

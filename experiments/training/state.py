@@ -102,13 +102,18 @@ def start_phase(model: nnx.Module, config: Config, task: Task, phase_index: int)
         task.seeded,
         has_convolutions=any(isinstance(m, nnx.Conv) for _, m in nnx.iter_modules(model)),
     )
-    # The state is donated: no buffer may appear twice in it.
-    best = jax.tree.map(jnp.copy, params)
-    opt_state = jax.tree.map(jnp.copy, optimizer(program).init(trained(params)))
+    best = jax.tree.map(_copy, params)
+    opt_state = jax.tree.map(_copy, optimizer(program).init(trained(params)))
     sums = Sums(jnp.zeros(steps), jnp.zeros(steps), jnp.zeros(steps), jnp.zeros(steps, jnp.int32))
     before = choices_to_compare(config, params["selection"])
     state = TrainState(params, opt_state, sums, before, best, jnp.float32(jnp.inf), jnp.int32(0))
     return PhaseState(program, state, non_trainable)
+
+
+def _copy(array: jax.Array) -> jax.Array:
+    """A buffer of its own, because a state is donated; of its dtype even where that was weak, or
+    the second call of a step would be compiled again."""
+    return jnp.array(array, array.dtype)
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Params, nnx.State]:
