@@ -18,6 +18,7 @@ POOLS: dict[str, ActivationPool] = {
     "extended": EXTENDED_POOL,
     "modern": MODERN_POOL,
     "smooth": SMOOTH_POOL,
+    "equations": SMOOTH_POOL.subset("sin", "tanh", "gelu", "gauss"),
 }
 
 

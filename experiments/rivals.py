@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from smartmixed_jax import MLP, REGRESSION_POOL, SMOOTH_POOL, ActivationPool
+from experiments.pools import find_pool
+from smartmixed_jax import MLP, REGRESSION_POOL, ActivationPool
 from smartmixed_jax.pools import sin
 
 WIDTH = 64
@@ -107,8 +108,8 @@ def layer_mixture(
 def smooth_layer_mixture(
     input_shape: tuple[int, ...], out_features: int, activation: Any, rngs: Any
 ) -> nnx.Module:
-    """The same of the smooth pool, for equations: three layers."""
-    mixture = functools.partial(LayerMixture, SMOOTH_POOL)
+    """The same of the functions that equations choose among: three layers."""
+    mixture = functools.partial(LayerMixture, find_pool("equations"))
     return _mlp(mixture, input_shape, out_features, rngs, hidden=(32, 32, 32))
 
 

@@ -11,10 +11,11 @@ from flax import nnx
 
 from experiments import rivals
 from experiments.data.tasks import load_task
+from experiments.pools import find_pool
 from experiments.presets import default_config
 from experiments.run_folder import read_metrics
 from experiments.training.train import train_and_evaluate
-from smartmixed_jax import REGRESSION_POOL, SMOOTH_POOL
+from smartmixed_jax import REGRESSION_POOL
 
 KANS = ("spline_kan", "wide_spline_kan", "chebyshev_kan")
 MIXTURES = ("layer_mixture", "smooth_layer_mixture")
@@ -44,7 +45,7 @@ def test_a_rational_function_begins_near_leaky_relu():
     np.testing.assert_allclose(found, jax.nn.leaky_relu(x, 0.01), atol=0.07)
 
 
-@pytest.mark.parametrize("pool", [REGRESSION_POOL, SMOOTH_POOL])
+@pytest.mark.parametrize("pool", [REGRESSION_POOL, find_pool("equations")])
 def test_a_layer_mixture_begins_as_the_mean_of_the_pool(pool):
     x = jnp.linspace(-2, 2, 9)
     found = rivals.LayerMixture(pool, 9, rngs=nnx.Rngs(0))(x)
