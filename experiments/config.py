@@ -116,8 +116,8 @@ class Config:
     """two_phase, or uniform:NAME: one function of the pool for every neuron, one phase of
     selective_epochs + mixed_epochs."""
     pool: str = "paper"
-    """The functions to choose from: paper, regression or extended; names of their functions, such
-    as relu,tanh,sin; or your ActivationPool MODULE:NAME."""
+    """The functions to choose from: paper, regression, extended, modern, smooth or equations; names
+    of their functions, such as relu,tanh,sin; or your ActivationPool MODULE:NAME."""
     variance_matched: bool = False
     """Shift and scale each function of the pool to mean 0 and second moment 1 under N(0, 1)."""
     network: str = "mlp"
