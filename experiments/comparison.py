@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.config import Config
 from experiments.names import row_details
 from experiments.run_folder import FinishedRun, TaskRecord, read_finished
 
+LEARNED = "two_phase"
 BEST_UNIFORM = "best uniform, by validation"
 
 
@@ -31,8 +33,13 @@ class Row(NamedTuple):
         return ", ".join((self.variant, *self.details))
 
     @property
+    def config(self) -> Config:
+        """Of its first run."""
+        return next(iter(self.runs.values())).config
+
+    @property
     def is_uniform(self) -> bool:
-        return next(iter(self.runs.values())).config.is_uniform
+        return self.config.is_uniform
 
     def scores(self) -> dict[int, float]:
         """The number by which runs of the task are compared, by seed."""

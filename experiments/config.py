@@ -113,8 +113,8 @@ class Config:
     (docs/your_data.md): table:FILE.csv, image:FILE.png, arrays:FILE.npz, function:MODULE:NAME,
     pde:MODULE:NAME, or MODULE:NAME, which returns a Task."""
     method: str = "two_phase"
-    """two_phase, or uniform:NAME: one function of the pool for every neuron, one phase of
-    selective_epochs + mixed_epochs."""
+    """two_phase; or uniform:NAME, one function of the pool for every neuron, or prelu, a trained
+    slope for every neuron: one phase of selective_epochs + mixed_epochs."""
     pool: str = "paper"
     """The functions to choose from: paper, regression, extended, modern, smooth or equations; names
     of their functions, such as relu,tanh,sin; or your ActivationPool MODULE:NAME."""
@@ -281,8 +281,13 @@ class Config:
 
     @property
     def is_uniform(self) -> bool:
-        """One function for every neuron, so that nothing is chosen."""
+        """One function of the pool for every neuron."""
         return self.method.startswith("uniform:")
+
+    @property
+    def has_choices(self) -> bool:
+        """Neurons choose their functions; otherwise there is one phase and no switch."""
+        return self.method == "two_phase"
 
     @property
     def carries_moments(self) -> bool:
@@ -388,7 +393,9 @@ def _listed(value: Any) -> tuple[Any, ...]:
 
 def check_method(config: Config) -> None:
     """Raises ValueError for a method that the pool does not have, or a pool that there is not."""
-    methods = ("two_phase", *(f"uniform:{name}" for name in find_pool(config.pool).names))
+    methods = ["two_phase", *(f"uniform:{name}" for name in find_pool(config.pool).names)]
+    if not config.has_user_network:  # which makes its activations itself
+        methods.append("prelu")
     if config.method not in methods:
         raise ValueError(f"method = {config.method!r}: expected one of {', '.join(methods)}")
     if config.start not in ("auto", "none", *find_pool(config.pool).names):
@@ -410,7 +417,7 @@ class PhaseSpec:
 def phases(config: Config) -> tuple[PhaseSpec, ...]:
     """The phases of a run, in order."""
     refined = (PhaseSpec("refined", config.refine_epochs),) if config.refine_epochs else ()
-    if config.is_uniform:
+    if not config.has_choices:
         return (PhaseSpec("uniform", config.selective_epochs + config.mixed_epochs), *refined)
     return (
         PhaseSpec("selective", config.selective_epochs),
@@ -421,7 +428,7 @@ def phases(config: Config) -> tuple[PhaseSpec, ...]:
 
 def has_fixed_choices(config: Config, phase_index: int) -> bool:
     """Whether the network of a phase is the one that the switch made."""
-    return phase_index > 0 and not config.is_uniform
+    return phase_index > 0 and config.has_choices
 
 
 def epochs_before(config: Config, phase_index: int) -> int:

@@ -24,7 +24,7 @@ WITHOUT_EFFECT: tuple[WithoutEffect, ...] = (
             *("start", "start_probability", "drop_worse", "clamp", "evaluation_noise"),
             *("fix_when", "layer_by_layer", "fix_share", "fix_patience"),
         ),
-        lambda config, preset: config.is_uniform,
+        lambda config, preset: not config.has_choices,
         "a uniform network has no choices and one phase",
     ),
     WithoutEffect(
@@ -38,7 +38,7 @@ WITHOUT_EFFECT: tuple[WithoutEffect, ...] = (
     WithoutEffect(
         ("schedule",),
         lambda config, preset: (
-            config.is_uniform and "constant" not in (config.schedule, preset.schedule)
+            not config.has_choices and "constant" not in (config.schedule, preset.schedule)
         ),
         "with one phase, cosine and cosine_restart are the same",
     ),

@@ -118,7 +118,7 @@ def load_switched(folder: str | Path) -> TrainedRun | None:
     config, task, _ = run_folder.read_finished(folder)
     end = Moment(config.selective_epochs)
     with Checkpoints(folder) as checkpoints:
-        if config.is_uniform or end not in checkpoints.moments():
+        if not config.has_choices or end not in checkpoints.moments():
             return None
         selective, position = _restore(checkpoints, end, config, task)
     choices = run_folder.read_choices(folder)

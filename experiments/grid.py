@@ -1,14 +1,18 @@
-"""Seeds × methods × controls of one task: `python -m experiments.grid --help`.
+"""Architectures × presets × methods × controls × seeds: `python -m experiments.grid --help`.
 
     python -m experiments.grid --task mnist --seeds 0 1 2 \\
         --methods two_phase uniform:relu --control learned shuffled random
+    python -m experiments.grid --task mnist --architectures 1 3 9 \\
+        --presets published described recommended --methods two_phase uniform:relu prelu
 
 Runs of a seed are paired: the same split, initial weights and batches. On an accelerator the runs
-of one program train at once. Every run leaves its own folder; the same command again resumes the
-grid, or prints its comparison. With --shard i/n several processes share a grid, each with its part
-of the runs: slurm/grid.sbatch and submit.py start them.
+of one program train at once. Every run leaves its own folder, and a line says how many are left and
+how long they will take; the same command again resumes the grid, or prints its comparison; --list
+says what is done. With --shard i/n several processes share a grid, each with its part of the runs:
+slurm/grid.sbatch and submit.py start them.
 """
 
+import argparse
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,9 +21,15 @@ from typing import Any, NamedTuple
 
 from experiments import processes, report
 from experiments.command_line import Parser, exit_status
-from experiments.config import Config
+from experiments.config import PRESET_NAMES, Config
 from experiments.config_options import describe_choices, parse_config
-from experiments.names import refuse_without_effect, reset_without_effect, run_name
+from experiments.names import (
+    computation,
+    refuse_without_effect,
+    reset_without_effect,
+    run_name,
+)
+from experiments.remaining import Remaining
 from experiments.run_folder import RunError, folder_of, is_intact
 from experiments.shards import WHOLE, Shard, parse_shard
 from experiments.training.compilation import keep_compilations
@@ -33,11 +43,13 @@ class Grid(NamedTuple):
         configs: every run, in the order that decides which shard has it.
         at_once: how many train at once; None: as the device suggests.
         shard: the runs that this process trains.
+        only_list: nothing is to be trained.
     """
 
     configs: list[Config]
     at_once: int | None
     shard: Shard
+    only_list: bool
 
 
 def crossed(
@@ -50,9 +62,13 @@ def crossed(
 
 
 def plan_grid(
-    base: Config, seeds: Sequence[int], methods: Sequence[str], controls: Sequence[str]
+    bases: Sequence[Config], seeds: Sequence[int], methods: Sequence[str], controls: Sequence[str]
 ) -> list[Config]:
-    """The config of every run, each once.
+    """The config of every run; of those that compute the same the first.
+
+    Args:
+        bases: of every architecture and preset.
+        seeds, methods, controls: crossed with each of them.
 
     A uniform network has no choices to control, and fields that have no effect on a run take their
     preset's value there: --temperature changes the two-phase runs of a grid, and its uniform runs
@@ -68,15 +84,20 @@ def plan_grid(
     ]
     if "two_phase" not in methods and set(controls) != {"learned"}:
         raise ValueError(f"control = {' '.join(controls)} has no effect: no method is two_phase")
-    configs = crossed(base, variants, seeds)
+    configs = [config for base in bases for config in crossed(base, variants, seeds)]
     refuse_without_effect(configs)
     configs = [reset_without_effect(config) for config in configs]
-    if base.run_dir is not None:
-        configs = [
-            dataclasses.replace(config, run_dir=str(Path(base.run_dir) / run_name(config)))
-            for config in configs
-        ]
-    return list(dict.fromkeys(configs))
+    unique: dict[Config, Config] = {}
+    for config in configs:
+        unique.setdefault(computation(config), _placed(config))
+    return list(unique.values())
+
+
+def _placed(config: Config) -> Config:
+    """With a folder of its own in the grid's."""
+    if config.run_dir is None:
+        return config
+    return dataclasses.replace(config, run_dir=str(Path(config.run_dir) / run_name(config)))
 
 
 def train_and_compare(
@@ -87,12 +108,35 @@ def train_and_compare(
     Returns:
         The folders of the complete runs, and how many of the shard's stopped.
     """
-    mine, stopped = shard.cells(configs), 0
-    for config, ended in zip(mine, train_all(mine, at_once=at_once), strict=True):
+    mine = shard.cells(configs)
+    stopped = train_cells(mine, Remaining(mine), at_once=at_once)
+    return compare_complete(configs), stopped
+
+
+def train_cells(
+    configs: Sequence[Config], remaining: Remaining, *, at_once: int | None = None
+) -> int:
+    """Trains what is left, and says after each cell how much that is; returns how many stopped."""
+
+    def tell(ended: Sequence[Config]) -> None:
+        if remaining.ended(ended):
+            _print(remaining.line())
+
+    stopped = 0
+    if len(configs) > 1:
+        _print(remaining.line())
+    for config, ended in zip(
+        configs, train_all(configs, at_once=at_once, on_end=tell), strict=True
+    ):
         if isinstance(ended, RunError):
             stopped += 1
             print(f"error: {folder_of(config)}: {ended}", file=sys.stderr)
-    return compare_complete(configs), stopped
+    return stopped
+
+
+def _print(text: str) -> None:
+    if processes.is_first():
+        print(text, flush=True)
 
 
 def compare_complete(configs: Sequence[Config]) -> list[Path]:
@@ -114,8 +158,51 @@ def parse_arguments(arguments: Sequence[str]) -> Grid:
 
     Raises:
         ValueError: a value is out of its range, or an option has no effect on any run.
-        SystemExit: an option is unknown or has a value of another type; or --help.
+        SystemExit: an option is unknown or has a value of another type, or two options say the
+            same; or --help.
     """
+    parser = _parser()
+    given = {argument.split("=")[0] for argument in arguments}
+    for option, lists in INSTEAD.items():
+        if option in given and (lists in given or option in ("--seed", "--method")):
+            parser.error(f"{option}: a grid takes {lists}")
+    base, grid = _parse(arguments, parser)
+    if grid.at_once is not None and grid.at_once < 1:
+        parser.error(f"--at-once {grid.at_once}: expected at least 1")
+    by_preset = [base]
+    if grid.presets:  # each has its own defaults of the other options
+        by_preset = [_parse([*arguments, "--preset", p], _parser())[0] for p in grid.presets]
+    bases = [
+        dataclasses.replace(each, **changes)
+        for changes in _architectures(grid.architectures)
+        for each in by_preset
+    ]
+    configs = plan_grid(bases, grid.seeds, grid.methods, grid.controls)
+    return Grid(configs, grid.at_once, grid.shard, grid.only_list)
+
+
+INSTEAD = {
+    "--seed": "--seeds",
+    "--method": "--methods",
+    "--preset": "--presets",
+    "--architecture": "--architectures",
+    "--hidden": "--architectures",
+}
+"""Options of a run, and the lists that a grid takes; without the list, the last three stay."""
+
+
+def _parse(arguments: Sequence[str], parser: Parser) -> tuple[Config, argparse.Namespace]:
+    return parse_config(arguments, parser, without=("seed", "method", "control"))
+
+
+def _architectures(numbers: Sequence[int] | None) -> list[dict[str, Any]]:
+    """What each changes; `hidden` would replace it."""
+    if numbers is None:
+        return [{}]
+    return [{"architecture": number, "hidden": ()} for number in numbers]
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog="python -m experiments.grid",
         usage="%(prog)s [OPTION ...]",
@@ -132,7 +219,7 @@ def parse_arguments(arguments: Sequence[str]) -> Grid:
         nargs="+",
         default=["two_phase"],
         metavar="METHOD",
-        help="two_phase, uniform:NAME [two_phase]",
+        help="two_phase, uniform:NAME, prelu [two_phase]",
     )
     runs.add_argument(
         "--control",
@@ -141,6 +228,21 @@ def parse_arguments(arguments: Sequence[str]) -> Grid:
         default=["learned"],
         metavar="CONTROL",
         help="of the two-phase runs: learned, shuffled, random, majority [learned]",
+    )
+    runs.add_argument(
+        "--architectures",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="several architectures of an mlp, 1 to 18 [the one of --architecture or --hidden]",
+    )
+    runs.add_argument(
+        "--presets",
+        nargs="+",
+        choices=PRESET_NAMES,
+        metavar="PRESET",
+        help="several presets; runs that compute the same under two of them are trained once "
+        "[the one of --preset]",
     )
     runs.add_argument(
         "--at-once",
@@ -156,15 +258,23 @@ def parse_arguments(arguments: Sequence[str]) -> Grid:
         help="train every n-th run from the i-th on, i = 0 to n - 1, and leave the others to other "
         "processes with the same options [0/1]",
     )
-    for option in ("seed", "method"):
-        if any(argument.split("=")[0] == f"--{option}" for argument in arguments):
-            parser.error(f"--{option}: a grid takes --{option}s")
+    runs.add_argument(
+        "--list",
+        dest="only_list",
+        action="store_true",
+        help="train nothing: say what is done, what is left and how long it will take",
+    )
     processes.add_options(parser)
-    base, grid = parse_config(arguments, parser, without=("seed", "method", "control"))
-    if grid.at_once is not None and grid.at_once < 1:
-        parser.error(f"--at-once {grid.at_once}: expected at least 1")
-    configs = plan_grid(base, grid.seeds, grid.methods, grid.controls)
-    return Grid(configs, grid.at_once, grid.shard)
+    return parser
+
+
+def list_cells(configs: Sequence[Config]) -> int:
+    """Prints how far every run is, and what is left; returns the exit status."""
+    remaining = Remaining(configs)
+    if configs:
+        print(f"{report.format_table(remaining.rows())}\n")
+    print(remaining.line())
+    return 0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -172,9 +282,11 @@ def main(arguments: Sequence[str]) -> int:
 
     def work() -> int:
         with processes.joined(arguments):
+            grid = parse_arguments(arguments)
+            if grid.only_list:
+                return list_cells(grid.shard.cells(grid.configs))
             keep_compilations()
-            configs, at_once, shard = parse_arguments(arguments)
-            _, stopped = train_and_compare(configs, at_once=at_once, shard=shard)
+            _, stopped = train_and_compare(grid.configs, at_once=grid.at_once, shard=grid.shard)
         return 1 if stopped else 0
 
     return exit_status(work)

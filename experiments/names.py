@@ -49,6 +49,25 @@ def reset_without_effect(config: Config) -> Config:
     return dataclasses.replace(config, **{name: getattr(preset, name) for name in inert})
 
 
+def computation(config: Config) -> Config:
+    """Equal for two configs that compute the same, whatever their presets are called.
+
+    Such as one function everywhere with the settings of `published` and of `described`, which
+    differ in phase 1 only.
+    """
+    config = reset_without_effect(config)
+    inert = set(without_effect(config, preset_of(config))) - {"warmup"}
+    # Not warmup: whether it has an effect is judged beside the preset's, so that value stays.
+    return dataclasses.replace(
+        config,
+        **{name: getattr(ANY, name) for name in (*inert, *MAY_DIFFER, "preset")},
+    )
+
+
+ANY = Config()
+"""Values for fields whose value does not count."""
+
+
 # Folders
 
 

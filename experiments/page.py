@@ -15,21 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.style
-import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import report, statistics
-from experiments.comparison import Comparison, Row, compare_runs
+from experiments import across, report
+from experiments.comparison import LEARNED, Comparison, Row, compare_runs
 from experiments.config_options import words_of
-from experiments.figures import FIGURES, STYLE, MissingData, comparison
+from experiments.figures import FIGURES, STYLE, MissingData, comparison, critical_difference
 from experiments.names import changed_fields, layer_names, network_name
-from experiments.objective import Objective
 from experiments.run_folder import FinishedRun, is_complete, progress_of, read_finished, read_run
-
-POWER = 0.8
-"""With which a comparison is asked what it could have shown."""
-
-LEARNED = "two_phase"
+from experiments.verdicts import verdicts
 
 TITLES = {
     "curves": "Training",
@@ -76,7 +70,10 @@ def page(folders: Sequence[Path]) -> str:
 
 def _section(name: str, folders: Sequence[Path]) -> str:
     """What is known of a task: verdicts first."""
-    compared = learned_first(compare_runs(folders))
+    compared = compare_runs(folders)
+    if across.are_several(compared):
+        return _section_of_architectures(name, compared)
+    compared = learned_first(compared)
     objective = compared.task.objective
     runs = [run for row in compared.rows for run in row.runs.values()]
     sentences = "".join(f"<li>{_text(sentence)}</li>" for sentence in verdicts(compared))
@@ -92,6 +89,67 @@ def _section(name: str, folders: Sequence[Path]) -> str:
         "<h3>Commands</h3>",
         *(f"<pre>{html.escape(command)}</pre>" for command in commands(runs)),
         f"<p>{_text(_hardware(runs))}</p></section>",
+    ]
+    return "\n".join(filter(None, parts))
+
+
+def _section_of_architectures(name: str, compared: Comparison) -> str:
+    """Verdicts, the paper's tables, then each architecture by itself, folded."""
+    runs = [run for row in compared.rows for run in row.runs.values()]
+    by_name = {
+        architecture: learned_first(part)
+        for architecture, part in across.by_architecture(compared).items()
+    }
+    first = next(iter(by_name.values()))
+    parts = [
+        f'<section id="{_id(name)}"><h2>{_text(name)}</h2>',
+        *map(_part, across.parts(compared)),
+        *_rank_figures(name, compared),
+        "<h3>Each architecture, seed by seed, with the commands</h3>",
+        *(_architecture(name, architecture, part) for architecture, part in by_name.items()),
+        *_of_one_run(name, first),
+        f"<p>{_text(_hardware(runs))}</p></section>",
+    ]
+    return "\n".join(filter(None, parts))
+
+
+def _part(part: across.Part) -> str:
+    sentences = "".join(f"<li>{_text(sentence)}</li>" for sentence in part.sentences)
+    pieces = [
+        f"<h3>{_text(part.heading)}</h3>",
+        f"<ul>{sentences}</ul>" if sentences else "",
+        table(part.rows) if part.rows else "",
+        f"<p>{_text(part.note)}</p>" if part.note else "",
+    ]
+    return "\n".join(filter(None, pieces))
+
+
+def _rank_figures(name: str, compared: Comparison) -> Iterable[str]:
+    """A critical-difference diagram of every family that has three methods or more."""
+    objective = compared.task.objective
+    for family in across.families(compared):
+        methods, scores = across.ranked_scores(objective, family)
+        if scores.shape[0] > 1 and scores.shape[1] > 2:
+            figure = critical_difference(
+                methods,
+                scores,
+                lower_is_better=objective.lower_is_better,
+                data_sets="architectures",
+            )
+            yield _figure(figure, f"{family.name}: average ranks", f"{name} ranks {family.name}")
+
+
+def _architecture(name: str, architecture: str, compared: Comparison) -> str:
+    """The runs of one architecture, seed by seed, and their commands, folded."""
+    runs = [run for row in compared.rows for run in row.runs.values()]
+    folders = [folder for row in compared.rows for folder in row.folders.values()]
+    lines = "\n".join(commands(runs))
+    parts = [
+        f"<details><summary>{_text(across.label(architecture))}</summary>",
+        table(report.comparison_rows(compared)),
+        f"<p>{_text(report.INTERVAL_NOTE)}</p>" if len(compared.seeds) > 2 else "",
+        _figure(comparison(folders), "Every run", f"{name} {architecture} comparison"),
+        f"<pre>{html.escape(lines)}</pre></details>",
     ]
     return "\n".join(filter(None, parts))
 
@@ -119,73 +177,6 @@ def _alike(compared: Comparison) -> list[Path]:
     """The runs that differ from the first in their method, control and seed only."""
     rows = [row for row in compared.rows if not row.details]
     return [folder for row in rows for folder in row.folders.values()]
-
-
-# Verdicts
-
-
-def verdicts(compared: Comparison) -> list[str]:
-    """What the comparison says of the learned choices, the first row: a sentence per other method.
-
-    The best uniform network comes first, then the others in the order of the rows. An interval that
-    leaves out "equal" is a difference; otherwise the sentence says how large a difference would
-    have been seen.
-    """
-    learned, *rows = compared.rows
-    if learned.variant != LEARNED:
-        return []
-    found = [
-        _verdict(compared.task.objective, learned, row) for row in (*compared.best_uniform(), *rows)
-    ]
-    return [sentence for sentence in found if sentence]
-
-
-def _verdict(objective: Objective, learned: Row, other: Row) -> str:
-    pairs = statistics.pairs(learned.scores(), other.scores())
-    if not pairs:
-        return ""
-    if len(pairs) < 3:
-        return f"Beside {other.name}: {_seeds(len(pairs))}, too few for an interval."
-    differences = statistics.differences(pairs, geometric=objective.log_scale)
-    interval = statistics.interval(differences)
-    (_, low, high), told = interval, _difference(objective, interval)
-    if low > 0 or high < 0:
-        word = "better" if (high < 0) == objective.lower_is_better else "worse"
-        return f"{word.capitalize()} than {other.name}: {told}, {_seeds(len(pairs))}."
-    deviation = float(np.std(differences, ddof=1))
-    if deviation == 0:
-        return f"Equal to {other.name} in {_seeds(len(pairs))}."
-    visible = statistics.smallest_difference(deviation, len(pairs), power=POWER)
-    count, amount = _seeds(len(pairs)).capitalize(), _amount(objective, visible)
-    return (
-        f"No difference to {other.name} is shown: {told}. {count} show one of {amount} with "
-        f"probability {POWER:g}."
-    )
-
-
-def _difference(objective: Objective, logs_or_differences: Sequence[float]) -> str:
-    """The mean with its interval, as a ratio of errors or in the unit of the score."""
-    if objective.log_scale:
-        mean, low, high = (f"{np.exp(value):.2g}" for value in logs_or_differences)
-        return f"{mean} times the error [{low}, {high}]"
-    mean, low, high = (
-        ("+" if value > 0 else "") + objective.format(value) for value in logs_or_differences
-    )
-    return f"{mean} {_unit(objective)} [{low}, {high}]"
-
-
-def _amount(objective: Objective, visible: float) -> str:
-    if objective.log_scale:
-        return f"{np.exp(visible):.2g} times the error"
-    return f"{objective.format(visible)} {_unit(objective)}"
-
-
-def _unit(objective: Objective) -> str:
-    return "points" if objective.unit == "%" else objective.unit
-
-
-def _seeds(count: int) -> str:
-    return "one seed" if count == 1 else f"{count} seeds"
 
 
 # One run
@@ -317,6 +308,8 @@ pre { background: var(--quiet); padding: .6rem; overflow-x: auto; font-size: .8r
 figure { margin: 1.5rem 0; padding: .6rem; background: #fff; border-radius: .4rem; overflow-x: auto;
   color: #1b1b1b; }
 figure svg { max-width: 100%; min-width: 30rem; height: auto; }
+details { border-bottom: 1px solid var(--line); }
+summary { cursor: pointer; padding: .5rem 0; font-weight: 600; }
 figcaption { font-size: .875rem; }
 """
 

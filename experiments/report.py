@@ -13,7 +13,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from experiments import statistics
+from experiments import across, statistics
 from experiments.command_line import Parser, exit_status
 from experiments.comparison import BEST_UNIFORM, Comparison, Row, compare_runs
 from experiments.names import layer_names, network_name
@@ -114,6 +114,8 @@ def layer_rows(
 def compare(folders: Sequence[Path]) -> str:
     """Runs of one task: test score per row and seed, means, and paired differences.
 
+    Of several architectures: verdicts, the paper's tables, and these scores of each.
+
     A row is a method with its control, and what else tells configs apart. The first row is the one
     that the others are compared with. The best uniform network of a seed is picked by its
     validation result. Where the objective has a log scale, means are geometric, and runs are
@@ -123,9 +125,27 @@ def compare(folders: Sequence[Path]) -> str:
         ValueError: see `compare_runs`.
     """
     comparison = compare_runs(folders)
-    note = f"\n{INTERVAL_NOTE}" if len(comparison.seeds) > 2 else ""
     heading = f"{comparison.task.name}: {comparison.task.objective.label}"
-    return f"{heading}\n\n{format_table(comparison_rows(comparison))}{note}"
+    if not across.are_several(comparison):
+        return f"{heading}\n\n{_compared(comparison)}"
+    told = [_part(part) for part in across.parts(comparison)]
+    told += [
+        f"{heading}, {across.label(name)}\n\n{_compared(of_architecture)}"
+        for name, of_architecture in across.by_architecture(comparison).items()
+    ]
+    return "\n\n".join(told)
+
+
+def _compared(comparison: Comparison) -> str:
+    note = f"\n{INTERVAL_NOTE}" if len(comparison.seeds) > 2 else ""
+    return f"{format_table(comparison_rows(comparison))}{note}"
+
+
+def _part(part: across.Part) -> str:
+    lines = [part.heading, "", *part.sentences]
+    if part.rows:
+        lines.append(format_table(part.rows))
+    return "\n".join([*lines, *filter(None, [part.note])])
 
 
 INTERVAL_NOTE = "[95 % interval of the mean over seeds, Student's t]"

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.pools import find_pool
+from experiments.training.models import PReLU
 from smartmixed_jax import MLP, REGRESSION_POOL, ActivationPool
 from smartmixed_jax.pools import sin
 
@@ -27,17 +28,6 @@ Factory = Callable[..., nnx.Module]
 
 
 # MLPs
-
-
-class PReLU(nnx.Module):
-    """max(x, 0) + a · min(x, 0), a slope for every neuron (He et al., arXiv 1502.01852)."""
-
-    def __init__(self, features: int, *, rngs: nnx.Rngs) -> None:
-        self.slope = nnx.Param(jnp.full((features,), 0.25))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [..., N] → [..., N]."""
-        return jnp.maximum(x, 0) + self.slope[...] * jnp.minimum(x, 0)
 
 
 class Rational(nnx.Module):

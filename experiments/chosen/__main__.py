@@ -36,7 +36,7 @@ def read_chosen(folders: Sequence[Path]) -> list[Chosen]:
     """
     comparison = compare_runs(folders)
     folder_of = {read_config(folder): Path(folder) for folder in folders}
-    rows = [row for row in comparison.rows if not row.is_uniform]
+    rows = [row for row in comparison.rows if row.config.has_choices]
     if not rows:
         raise ValueError("expected a run whose neurons choose, got uniform networks alone")
     return [_read_row(row, folder_of) for row in rows]

@@ -73,6 +73,8 @@ def _label_few_places(axis: Axis, low: float, high: float) -> None:
 
 
 def _color(row: Row) -> str:
+    if row.variant == "prelu":
+        return "#FFFFFF"
     if not row.is_uniform:
         return INK if row.variant == "two_phase" else MUTED
     name = row.variant.removeprefix("uniform:")

@@ -22,7 +22,7 @@ from experiments import recipes, statistics
 from experiments.command_line import exit_status
 from experiments.data.image_function import NAMES
 from experiments.presets import default_config
-from experiments.recipes import regret, verdicts
+from experiments.recipes import over_tasks, regret
 from experiments.report import format_table
 from experiments.training.compilation import keep_compilations
 
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"\n{table(found, image)}", flush=True)
             records.append(record(image, found))
             if options.write:
-                verdicts.write(options.write, "experiments.recipes.images", arguments, records)
+                over_tasks.write(options.write, "experiments.recipes.images", arguments, records)
         return 0
 
     return exit_status(work)

@@ -18,7 +18,7 @@ from experiments import recipes
 from experiments.command_line import exit_status
 from experiments.data.pdes import EQUATIONS
 from experiments.presets import default_config
-from experiments.recipes import regret, verdicts
+from experiments.recipes import over_tasks, regret
 from experiments.training.compilation import keep_compilations
 
 SEEDS = range(5)
@@ -59,12 +59,12 @@ def main(arguments: Sequence[str]) -> int:
 
     def work() -> int:
         keep_compilations()
-        found = verdicts.errors(regret.train([study(name) for name in options.equations]))
-        tables = verdicts.task_table(found, options.equations)
-        print(f"\n{tables}\n\n{verdicts.verdict_table(verdicts.verdicts(found))}")
+        found = over_tasks.errors(regret.train([study(name) for name in options.equations]))
+        tables = over_tasks.task_table(found, options.equations)
+        print(f"\n{tables}\n\n{over_tasks.verdict_table(over_tasks.verdicts(found))}")
         if options.write:
-            record = verdicts.record(found, options.equations)
-            verdicts.write(options.write, "experiments.recipes.pde", arguments, [record])
+            record = over_tasks.record(found, options.equations)
+            over_tasks.write(options.write, "experiments.recipes.pde", arguments, [record])
         return 0
 
     return exit_status(work)

@@ -24,7 +24,7 @@ from experiments import recipes
 from experiments.command_line import exit_status
 from experiments.data.targets import SUITE
 from experiments.presets import default_config
-from experiments.recipes import regret, verdicts
+from experiments.recipes import over_tasks, regret
 from experiments.training.compilation import keep_compilations
 from smartmixed_jax import REGRESSION_POOL
 
@@ -88,16 +88,16 @@ def main(arguments: Sequence[str]) -> int:
         written = []
         for more in varied:
             studies = [study(t, rivals=options.rivals, **changes, **more) for t in targets]
-            found = verdicts.errors(regret.train(studies))
+            found = over_tasks.errors(regret.train(studies))
             title = ", ".join(f"{name} {value}" for name, value in more.items())
-            tables = [title, verdicts.task_table(found, targets)]
-            tables.append(verdicts.verdict_table(verdicts.verdicts(found)))
+            tables = [title, over_tasks.task_table(found, targets)]
+            tables.append(over_tasks.verdict_table(over_tasks.verdicts(found)))
             print("\n" + "\n\n".join(filter(None, tables)), flush=True)
-            written.append({**more, **verdicts.record(found, targets)})
+            written.append({**more, **over_tasks.record(found, targets)})
         if options.write:
-            verdicts.write(options.write, "experiments.recipes.suite", arguments, written)
+            over_tasks.write(options.write, "experiments.recipes.suite", arguments, written)
         if len(targets) > 1 and not options.vary:
-            verdicts.draw_ranks(found, FIGURE, "functions")
+            over_tasks.draw_ranks(found, FIGURE, "functions")
             print(FIGURE)
         return 0
 

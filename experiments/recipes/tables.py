@@ -31,7 +31,7 @@ from experiments.data.encoding import numbers_of
 from experiments.data.reading import find_file, read_arrays, read_columns
 from experiments.data.sources import DataError
 from experiments.presets import default_config
-from experiments.recipes import regret, verdicts
+from experiments.recipes import over_tasks, regret
 from experiments.report import format_table
 from experiments.training.compilation import keep_compilations
 from smartmixed_jax import REGRESSION_POOL
@@ -246,12 +246,12 @@ def main(arguments: Sequence[str]) -> int:
             records.append({"table": name, "test_rmse": lists})
         shared = [m for m in next(iter(found.values())) if all(m in f for f in found.values())]
         by_table = {m: np.array([[of[m].mean()] for of in found.values()]) for m in shared}
-        print(f"\n{verdicts.verdict_table(verdicts.verdicts(by_table))}")
+        print(f"\n{over_tasks.verdict_table(over_tasks.verdicts(by_table))}")
         if len(found) > 1 and len(shared) > 2:
-            verdicts.draw_ranks(by_table, FIGURE, "tables")
+            over_tasks.draw_ranks(by_table, FIGURE, "tables")
             print(FIGURE)
         if options.write:
-            verdicts.write(options.write, "experiments.recipes.tables", arguments, records)
+            over_tasks.write(options.write, "experiments.recipes.tables", arguments, records)
         return 0
 
     return exit_status(work)

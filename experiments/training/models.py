@@ -19,6 +19,29 @@ from smartmixed_jax.models import ActivationFactory, activate
 from smartmixed_jax.nnx import RngSource
 
 
+class PReLU(nnx.Module):
+    """max(x, 0) + a · min(x, 0), a slope for every neuron (He et al., arXiv 1502.01852).
+
+    Args:
+        features: N.
+        rngs: not used: every slope starts at 0.25.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from experiments.training.models import PReLU
+        >>> PReLU(2, rngs=nnx.Rngs(0))(jnp.array([-1.0, 1.0])).tolist()
+        [-0.25, 1.0]
+    """
+
+    def __init__(self, features: int, *, rngs: RngSource) -> None:
+        self.slope = nnx.Param(jnp.full((features,), 0.25))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [..., N] → [..., N]."""
+        return jnp.maximum(x, 0) + self.slope[...].astype(x.dtype) * jnp.minimum(x, 0)
+
+
 class ConvNet(nnx.Module):
     """A small convolutional network: 3x3 convolutions, each with pooling, and two linear layers.
 

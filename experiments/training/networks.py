@@ -23,7 +23,7 @@ from experiments.data.tasks import outputs_of
 from experiments.run_folder import TaskRecord
 from experiments.training.keys import INIT, SWITCH, make_key
 from experiments.training.memory import require_memory
-from experiments.training.models import NETWORKS
+from experiments.training.models import NETWORKS, PReLU
 from experiments.training.user_network import build_user_network, call, require_trainable
 from smartmixed_jax import (
     MLP,
@@ -72,8 +72,8 @@ Network = Any
 def build_model(config: Config, task: Task | TaskRecord, phase_index: int = 0) -> Network:
     """The network of a method, freshly initialised for a phase; equal seeds give equal weights."""
     if config.has_user_network:
-        layer = {} if _is_uniform(config) else _layer_options(config)
-        function = _uniform_function(config) if _is_uniform(config) else None
+        layer = _layer_options(config) if config.has_choices else {}
+        function = None if config.has_choices else _uniform_function(config)
         return build_user_network(config, task, phase_index, function, **layer)
     rngs = nnx.Rngs(params=make_key(config.seed, phase_index, INIT))
     activation, dtype = _activation(config), jnp.dtype(config.dtype)
@@ -107,7 +107,7 @@ def require_fit(config: Config, task: Task) -> None:
             raise ValueError(
                 f"dtype = {config.dtype!r}: expected float32 for a network of the user's"
             )
-        pool = None if _is_uniform(config) else _layer_options(config)["pool"]
+        pool = _layer_options(config)["pool"] if config.has_choices else None
         require_memory(config, task, build, functools.partial(apply, config, task.scale))
         require_trainable(build(), config, pool, functools.partial(_run, config, task.scale), task)
         return
@@ -156,7 +156,9 @@ def _run(
 
 
 def _activation(config: Config) -> ActivationFactory:
-    if _is_uniform(config):
+    if config.method == "prelu":
+        return PReLU
+    if config.is_uniform:
         return uniform(_uniform_function(config))
     return functools.partial(SelectiveActivation, **_layer_options(config))
 
@@ -174,10 +176,6 @@ def _layer_options(config: Config) -> dict[str, Any]:
         "start": (start, config.start_probability) if start else None,
         "dtype": jnp.dtype(config.dtype),
     }
-
-
-def _is_uniform(config: Config) -> bool:
-    return config.method.startswith("uniform:")
 
 
 def _uniform_index(config: Config) -> int:

@@ -8,7 +8,7 @@ run are those of train.py.
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,11 @@ Stopped = dict[Path, NotFinite]
 
 
 def train_all(
-    configs: Sequence[Config], *, at_once: int | None = None, show_progress: bool = True
+    configs: Sequence[Config],
+    *,
+    at_once: int | None = None,
+    show_progress: bool = True,
+    on_end: Callable[[Sequence[Config]], None] | None = None,
 ) -> list[Path | RunError]:
     """Trains or resumes every run, or finds it complete.
 
@@ -54,6 +58,7 @@ def train_all(
         at_once: how many of them. Default: 1 on a CPU, `AT_ONCE` elsewhere; always 1 where a run
             has several devices.
         show_progress: on the terminal.
+        on_end: called with the configs of runs that have just ended, or were complete before.
 
     Returns:
         Per config the run's folder, or why the run stopped: a loss that is not finite stops its
@@ -73,11 +78,13 @@ def train_all(
         group = [configs[index] for index in indices]
         if len(group) > 1:
             stopped |= _train_group(group, load, show_progress)
-            continue
-        try:
-            train_and_evaluate(group[0], load=load, show_progress=show_progress)
-        except NotFinite as error:
-            stopped[folder_of(group[0])] = error
+        else:
+            try:
+                train_and_evaluate(group[0], load=load, show_progress=show_progress)
+            except NotFinite as error:
+                stopped[folder_of(group[0])] = error
+        if on_end is not None:
+            on_end(group)
     folders = map(folder_of, configs)
     return [stopped.get(folder, folder) for folder in folders]
 
@@ -150,7 +157,7 @@ def _resume(runs: Sequence[Run]) -> Iterator[tuple[list[Run], PhaseState]]:
 def _restore_cohort(runs: Sequence[Run], moment: Moment | None) -> PhaseState | None:
     """The beginning, or the state at a moment; None if a checkpoint is damaged, and set aside."""
     build: Build = networks.build_model
-    if len(runs) > 1 and runs[0].config.method.startswith("uniform:"):
+    if len(runs) > 1 and runs[0].config.is_uniform:
         build = networks.uniform_as_mixed  # all uniform methods are one program
     started = []
     for run in runs:

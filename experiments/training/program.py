@@ -96,6 +96,6 @@ def compile_key(config: Config) -> Config:
         carry_moments=False,
         **data,
     )
-    if config.method.startswith("uniform:"):
+    if config.is_uniform:
         return dataclasses.replace(config, method="uniform:" + config.activation_pool.names[0])
     return config

@@ -89,7 +89,7 @@ def train(run: Run, phase: PhaseState | None, progress: Progress) -> None:
     if run.position.phase_index == 0:
         phase = train_phase(run, phase, progress)
         outputs = test_phase(run, phase)
-        if not run.config.is_uniform:
+        if run.config.has_choices:
             network = switch_phase(run, phase)
             phase = begin_phase(run, network, phase)
     # Phase 2, with fixed choices.

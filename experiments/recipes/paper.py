@@ -1,0 +1,122 @@
+"""The paper's grid: do learned choices beat the best uniform network, over its architectures?
+
+    python -m experiments.recipes.paper [--architectures 1 3 9] [--full] [--data-dir FOLDER]
+
+MNIST. Per architecture and seed 20 cells: two-phase training of the presets published, described
+and recommended, the controls of the last, and with the settings of published and of recommended six
+uniform networks and PReLU (published and described differ in phase 1 only). Architectures 1, 3 and
+9 with seeds 0-4 first, then all others with seeds 0-2. The epochs are a tenth of the paper's, 5 and
+35, and of recommended its own 30; --full has the paper's 50 and 350, and seeds 0-9 of all.
+
+First it says what is left and how long that will take; the same command again goes on. The report
+is written after every architecture. By the 44 to 54 s of a cell of recommended with architecture 3,
+and by the number of weights for the others (not measured): 7 hours for 1, 3 and 9 and 36 hours for
+all on one free CPU core; --full, for a GPU, would take four weeks of it. Expected:
+experiments/LOG.md.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments import grid, page, recipes
+from experiments.command_line import exit_status
+from experiments.config import ARCHITECTURES, Config
+from experiments.presets import default_config
+from experiments.remaining import Remaining
+from experiments.run_folder import folder_of, is_intact
+from experiments.training.compilation import keep_compilations
+from smartmixed_jax import PAPER_POOL
+
+FIRST = (1, 3, 9)
+"""The architectures with more seeds."""
+SEEDS = {"first": range(5), "others": range(3), "full": range(10)}
+METHODS = ("two_phase", *(f"uniform:{name}" for name in PAPER_POOL.names), "prelu")
+CONTROLS = ("learned", "shuffled", "random", "majority")
+EPOCHS: dict[str, Any] = {"selective_epochs": 5, "mixed_epochs": 35}
+"""Of published and described, without --full."""
+FOLDER = Path("runs/paper")
+
+
+def bases(task: str, *, full: bool, data_dir: str | None, run_dir: Path) -> list[Config]:
+    """Of the three presets."""
+    found = [
+        dataclasses.replace(default_config("published", task), **({} if full else EPOCHS)),
+        dataclasses.replace(default_config("described", task), **({} if full else EPOCHS)),
+        default_config("recommended", task),
+    ]
+    places: dict[str, Any] = {"data_dir": data_dir, "run_dir": str(run_dir)}
+    return [dataclasses.replace(base, **places) for base in found]
+
+
+def cells(presets: Sequence[Config], architecture: int, seeds: Sequence[int]) -> list[Config]:
+    """All cells of an architecture: the controls are those of the last preset.
+
+    Args:
+        presets: the settings of each.
+        architecture: by its number.
+        seeds: of every cell.
+    """
+    *paper, ours = [
+        dataclasses.replace(base, architecture=architecture, hidden=()) for base in presets
+    ]
+    return [
+        *grid.plan_grid(paper, seeds, METHODS, ["learned"]),
+        *grid.plan_grid([ours], seeds, METHODS, CONTROLS),
+    ]
+
+
+def plan(
+    architectures: Sequence[int], presets: Sequence[Config], *, full: bool
+) -> list[list[Config]]:
+    """The cells of each architecture, those with more seeds first."""
+    ordered = sorted(set(architectures), key=lambda number: (number not in FIRST, number))
+    return [
+        cells(presets, number, SEEDS["full" if full else "first" if number in FIRST else "others"])
+        for number in ordered
+    ]
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = recipes.Parser(prog="python -m experiments.recipes.paper", description=__doc__)
+    parser.add_argument(
+        "--architectures", nargs="+", type=int, choices=ARCHITECTURES, default=list(ARCHITECTURES)
+    )
+    parser.add_argument("--full", action="store_true", help="the paper's epochs, ten seeds")
+    parser.add_argument("--task", default="mnist", help="another task, to try it out: digits")
+    parser.add_argument("--list", action="store_true", help="train nothing: say what is left")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--run-dir", type=Path, help="[runs/paper, with --full runs/paper-full]")
+    options = parser.parse_args(arguments)
+    folder = options.run_dir or (FOLDER.with_name("paper-full") if options.full else FOLDER)
+
+    def work() -> int:
+        keep_compilations()
+        presets = bases(options.task, full=options.full, data_dir=options.data_dir, run_dir=folder)
+        planned = plan(options.architectures, presets, full=options.full)
+        everything = [config for of_architecture in planned for config in of_architecture]
+        if options.list:
+            return grid.list_cells(everything)
+        return train(planned, Remaining(everything), folder.with_suffix(".html"))
+
+    return exit_status(work)
+
+
+def train(planned: Sequence[Sequence[Config]], remaining: Remaining, file: Path) -> int:
+    """Trains one architecture after another, and writes the report of all that is complete."""
+    stopped = 0
+    for configs in planned:
+        jax.clear_caches()  # the programs of an architecture serve no other
+        stopped += grid.train_cells(configs, remaining)
+        complete = [folder_of(c) for c in remaining.configs if is_intact(folder_of(c))]
+        if complete:
+            page.write(complete, file)
+    return min(stopped, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
