@@ -399,7 +399,7 @@ def _checked(where: str, inputs: Any, d: int) -> np.ndarray:
 def _checked_names(names: Sequence[str] | None, d: int) -> tuple[str, ...]:
     if names is None:
         return tuple(f"x{number}" for number in range(1, d + 1))
-    listed = () if isinstance(names, str) else tuple(names)
+    listed = tuple(names) if isinstance(names, Sequence) else (names,)
     if isinstance(names, str) or not all(isinstance(name, str) for name in listed):
         raise TypeError(f"formula: names must be strings, got {_checks.shown(names)}")
     if len(listed) != d or len(set(listed)) < d:

@@ -250,6 +250,7 @@ def selective():
         (product_sine(), {"names": ["a", "b", "a"]}, ValueError, "3 different ones"),
         (product_sine(), {"names": "abc"}, TypeError, "names must be strings"),
         (product_sine(), {"names": [1, 2, 3]}, TypeError, "names must be strings"),
+        (product_sine(), {"names": 3}, TypeError, "names must be strings"),
         (product_sine(), {"tolerance": -1}, ValueError, "tolerance"),
         (product_sine(), {"tolerance": "small"}, TypeError, "tolerance"),
         (product_sine(), {"digits": 0}, ValueError, "digits must be at least 1"),
