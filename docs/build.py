@@ -19,8 +19,8 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "smartmixed_jax"
 READING_ORDER = (
-    *("types", "pools", "estimators", "mixture", "table", "layer", "nnx", "summary", "linen"),
-    *("conversion", "models"),
+    *("types", "pools", "estimators", "mixture", "table", "layer", "nnx", "summary", "readout"),
+    *("linen", "conversion", "models"),
 )
 """The modules as a reader meets them; one that is missing here comes last."""
 

@@ -2,10 +2,12 @@
 
     python -m experiments.evaluate RUN
     python -m experiments.evaluate RUN --data FILE [--out FILE.csv]
+    python -m experiments.evaluate RUN --formula
 
 The first recomputes the scores of the test split, from the data of the run. The second predicts for
 the rows of a CSV or NPZ file, with scores if it has the target too, and writes the predictions to
-predictions.csv in the run's folder, or to --out.
+predictions.csv in the run's folder, or to --out. The third writes the network as a sum of its
+functions, as it is; experiments.recipes.formula makes one smaller first.
 """
 
 import argparse
@@ -25,7 +27,14 @@ from experiments import run_folder
 from experiments.checkpoints import Checkpoints, DamagedCheckpoint, Moment, Position
 from experiments.config import Config, has_fixed_choices, phases
 from experiments.data.datasets import KERAS_ARRAYS
-from experiments.data.encoding import encode_inputs, encode_target, encoding_of
+from experiments.data.encoding import (
+    Column,
+    encode_inputs,
+    encode_target,
+    encoding_of,
+    input_units,
+)
+from experiments.data.functions import variables
 from experiments.data.reading import read_arrays, read_columns
 from experiments.data.sources import DataError
 from experiments.data.tasks import Task, load_task
@@ -36,7 +45,8 @@ from experiments.training import networks
 from experiments.training.outcome import score_splits
 from experiments.training.program import Program, compile_key
 from experiments.training.state import split_model
-from smartmixed_jax import FunctionTable
+from smartmixed_jax import MLP, FunctionTable
+from smartmixed_jax.summary import Formula, formula
 
 
 class TrainedRun(NamedTuple):
@@ -182,6 +192,52 @@ def score_test(run: TrainedRun) -> dict[str, float]:
     return score_splits(config, task, program, params, non_trainable)[0]
 
 
+# The formula
+
+ROWS = 2_000
+"""At most so many of the training examples say what contributes."""
+
+
+def read_formula(run: TrainedRun) -> Formula:
+    """The formula of a run's network, measured on its training examples.
+
+    Of a table it is in the units of the columns: the standardisation becomes part of the first and
+    the last layer. The inputs of a function have the names of its arguments; others are x1, x2, ….
+
+    Raises:
+        ValueError: the network is no mlp with fixed choices, or its inputs are not [M, d].
+        DataError: the data cannot be had.
+    """
+    if len(run.task.shape) != 1 or run.task.scale != 1:
+        raise ValueError(f"formula: inputs of {run.task.name} are no numbers [M, d]")
+    inputs = np.asarray(load_data(run).splits["train"].inputs[:ROWS], np.float64)
+    names, model = None, run.network
+    if run.config.task.startswith("function:"):
+        names = variables(run.config.task.removeprefix("function:"))
+    try:
+        if "columns" in run.task.extras:
+            encoding = encoding_of(run.task.extras["columns"])
+            names, mean, scale = input_units(encoding)
+            inputs = inputs * scale + mean
+            if isinstance(model, MLP):
+                model = _in_units(model, mean, scale, encoding.target)
+        return formula(model, inputs, names=names)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _in_units(model: MLP, mean: np.ndarray, scale: np.ndarray, target: Column) -> MLP:
+    """A network of (x − mean) / scale → one of x, its outputs in the unit of the target."""
+    model = nnx.clone(model)
+    first, last = model.layers[0], model.layers[-1]
+    kernel = np.asarray(first.kernel[...], np.float64) / scale[:, None]
+    first.kernel[...] = jnp.asarray(kernel, jnp.float32)
+    first.bias[...] -= jnp.asarray(mean @ kernel, jnp.float32)
+    last.kernel[...] *= target.scale
+    last.bias[...] = last.bias[...] * target.scale + target.mean
+    return model
+
+
 # Predictions
 
 
@@ -302,8 +358,13 @@ def describe_results(run: TrainedRun, results: dict[str, float]) -> str:
     return "\n".join([*told, *(f"{key} = {value}" for key, value in results.items())])
 
 
+def describe_formula(found: Formula) -> str:
+    """The text of a formula, its neurons, and how far it is from the network."""
+    return f"{found}\n{found.neurons} neurons, {found.error:.1e} from the network (RMS / std)"
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Scores, or predicts; returns the exit status."""
+    """Scores, or predicts, or writes a formula; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.evaluate",
         description=__doc__,
@@ -313,10 +374,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a finished run")
     parser.add_argument("--data", metavar="FILE", type=Path, help="CSV or NPZ")
     parser.add_argument("--out", metavar="FILE", type=Path, help="of the predictions")
+    parser.add_argument("--formula", action="store_true", help="the network as a sum of functions")
     options = parser.parse_args(arguments)
 
     def work() -> int:
         require_memory_for_jax()
+        if options.formula:
+            if options.data is not None or options.out is not None:
+                raise ValueError("--formula: expected no --data and no --out")
+            print(describe_formula(read_formula(load_run(options.run))))
+            return 0
         if options.data is None:
             if options.out is not None:
                 raise ValueError("--out: expected --data too")

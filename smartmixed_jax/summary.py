@@ -14,6 +14,8 @@ from smartmixed_jax.estimators import soft_mixture
 from smartmixed_jax.layer import stacked
 from smartmixed_jax.nnx import MixedActivation, SelectiveActivation, fix_choices
 from smartmixed_jax.pools import ActivationPool
+from smartmixed_jax.readout import Formula as Formula
+from smartmixed_jax.readout import formula as formula
 from smartmixed_jax.types import Groups
 
 UNDECIDED = 0.5

@@ -11,7 +11,7 @@ from experiments import statistics
 from experiments.data.targets import FIRST, SUITE
 from experiments.names import refuse_without_effect
 from experiments.presets import default_config
-from experiments.recipes import pde, suite, verdicts
+from experiments.recipes import over_tasks, pde, suite
 from experiments.run_folder import folder_of
 
 
@@ -59,14 +59,14 @@ def test_rivals_have_as_many_steps_as_take_our_time():
 def test_verdicts_are_over_the_targets():
     learned = np.exp(np.array([[0.0, 2.0], [1.0, 1.0], [3.0, 1.0]]))
     found = {"learned": learned, "worse": 4 * learned, "mixed": learned * [[2.0], [2.0], [0.25]]}
-    said = verdicts.verdicts(found)
+    said = over_tasks.verdicts(found)
     assert said["learned"]["ratio"] == pytest.approx([1.0, 1.0, 1.0])
     assert said["learned"]["error"] == pytest.approx(np.exp(4 / 3))
     assert said["worse"]["ratio"] == pytest.approx([4.0, 4.0, 4.0])
     assert (said["worse"]["won"], said["mixed"]["won"]) == (1.0, pytest.approx(2 / 3))
     assert said["mixed"]["ratio"] == pytest.approx(statistics.geometric_interval([2.0, 2.0, 0.25]))
     assert said["mixed"]["rank"] == pytest.approx((2 + 2 + 1) / 3)
-    rows = verdicts.verdict_table(said).splitlines()[2:]
+    rows = over_tasks.verdict_table(said).splitlines()[2:]
     assert [row.split()[0] for row in rows] == ["learned", "mixed", "worse"]
 
 

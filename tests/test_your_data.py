@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import evaluate, figures, run
+from experiments import evaluate, figures, pruning, run
+from experiments.recipes import formula
 from experiments.run_folder import is_complete
 
 PAGE = Path(__file__).parents[1] / "docs" / "your_data.md"
@@ -27,6 +28,7 @@ def run_short(options: list[str]) -> int:
 PROGRAMS = {
     "python -m experiments.run ": run_short,
     "python -m experiments.evaluate ": evaluate.main,
+    "python -m experiments.recipes.formula ": formula.main,
 }
 
 
@@ -34,6 +36,7 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(figures, "draw_figures", lambda folder: [])
+    monkeypatch.setattr(pruning, "STEPS", 2)
     names, ran = {}, []
     for block in BLOCK.finditer(PAGE.read_text()):
         if block["file"]:
@@ -47,7 +50,8 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
                 status = PROGRAMS[program](shlex.split(command.removeprefix(program)))
                 assert status == 0, (command, capsys.readouterr().err)
                 ran.append(command)
-    assert len(ran) == 12
+    assert len(ran) == 16
+    assert names["found"].names == ("m", "v", "t")
     assert names["logits"].shape == (1, 2)
     assert len(Path("kinds.csv").read_text().splitlines()) == 13
     folders = [path.parent for path in tmp_path.glob("runs/**/config.json")]

@@ -66,6 +66,19 @@ def encode_inputs(columns: Columns, encoding: Encoding) -> np.ndarray:
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
+def input_units(encoding: Encoding) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Name, mean and scale of each of the network's inputs, as `encode_inputs` has them: d each."""
+    names, means, scales = [], [], []
+    for column in encoding.inputs:
+        parts = [column.name]
+        if column.categories is not None:
+            parts = [f"{column.name}_{value}" for value in column.categories]
+        names += parts
+        means += [column.mean] * len(parts)
+        scales += [column.scale] * len(parts)
+    return tuple(names), np.array(means), np.array(scales)
+
+
 def encode_target(columns: Columns, encoding: Encoding) -> np.ndarray:
     """The labels: classes int32 [M], or standardised values float32 [M, 1]."""
     if encoding.target.categories is not None:
