@@ -55,7 +55,7 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     assert names["logits"].shape == (1, 2)
     assert len(Path("kinds.csv").read_text().splitlines()) == 13
     folders = [path.parent for path in tmp_path.glob("runs/**/config.json")]
-    assert len(folders) == 10
+    assert len(folders) == 12
     assert all(map(is_complete, folders))
     printed = capsys.readouterr().out
     for told in ("test RMSE", "accuracy: ", "12 predictions in kinds.csv", "cube", "outside"):
