@@ -18,7 +18,8 @@ POOLS: dict[str, ActivationPool] = {
     "extended": EXTENDED_POOL,
     "modern": MODERN_POOL,
     "smooth": SMOOTH_POOL,
-    "equations": SMOOTH_POOL.subset("sin", "tanh", "gelu", "gauss"),
+    # Derivatives up to the third are cheapest one function at a time.
+    "equations": SMOOTH_POOL.subset("sin", "tanh", "gelu", "gauss").with_form("general"),
 }
 
 

@@ -131,7 +131,7 @@ RECOMMENDED: dict[str, Recommended] = {
     ),
     "pde:": Recommended(
         "ours: networks d-32-32-32-1 that choose among sin, tanh, GELU and gauss, 6,000 steps of"
-        " Adam and 200 of L-BFGS",
+        " Adam and 500 of L-BFGS",
         "1 to 2 minutes",
         "relative L2 error, seed 0: burgers 1.3e-2 (uniform tanh 2.5e-2, sin 3.0e-1), convection"
         " 4.8e-3 (1.2e-2, 8.5e-3)",
@@ -140,7 +140,7 @@ RECOMMENDED: dict[str, Recommended] = {
             hidden=(32, 32, 32),
             selective_epochs=6,
             mixed_epochs=54,
-            refine_epochs=2,
+            refine_epochs=5,
             steps_per_epoch=100,
             batch_size=256,
             learning_rate=1e-2,

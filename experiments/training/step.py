@@ -16,6 +16,7 @@ from flax import nnx
 
 from experiments.data.augment import shift_and_mirror
 from experiments.data.task import Split
+from experiments.data.tasks import outputs_of
 from experiments.training import devices
 from experiments.training.draws import Draws
 from experiments.training.evaluation import apply, evaluate_model
@@ -98,13 +99,13 @@ def _refining_step(
 ) -> TrainState:
     """One step of L-BFGS on all examples; its loss and score are those after it."""
 
-    def outputs_of(trainable: Params) -> tuple[jax.Array, jax.Array]:
+    def scored(trainable: Params) -> tuple[jax.Array, jax.Array]:
         model = program.model({**state.params, **trainable}, non_trainable)
         outputs = apply(program, model, train.inputs, draws.noise[number])
         return program.objective.losses_and_scores(outputs, train.labels)
 
     def loss(trainable: Params) -> jax.Array:
-        return jnp.mean(outputs_of(trainable)[0])
+        return jnp.mean(scored(trainable)[0])
 
     rule, trainable = optimizer(program), trained(state.params)
     value, gradients = optax.value_and_grad_from_state(loss)(trainable, state=state.opt_state)
@@ -112,7 +113,7 @@ def _refining_step(
         gradients, state.opt_state, trainable, value=value, grad=gradients, value_fn=loss
     )
     trainable = optax.apply_updates(trainable, updates)
-    losses, scores = outputs_of(trainable)
+    losses, scores = scored(trainable)
     count = jnp.int32(losses.size)
     sums = Sums(jnp.mean(losses), jnp.sum(losses), jnp.sum(scores), count)
     state = state._replace(
@@ -151,7 +152,13 @@ def run_steps(
     step = _over_runs(program, _step_of(program), 0, 0, _data_axis(program), 0, None, None)
 
     def body(number: jax.Array, state: TrainState) -> TrainState:
-        return step(state, non_trainable, train, draws, epoch, number)
+        fixed = non_trainable
+        if outputs_of(program.config.task) is not None:
+            # As if the choices changed from step to step: XLA would move what a layer makes of them
+            # out of the loop, once for each call of the network in a residual, and then not see
+            # that the calls are the same. Twice the time.
+            fixed, number = jax.lax.optimization_barrier((fixed, number))
+        return step(state, fixed, train, draws, epoch, number)
 
     return jax.lax.fori_loop(first, last, body, state)
 
