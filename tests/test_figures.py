@@ -111,7 +111,7 @@ def png_size(path: Path) -> tuple[int, int]:
 
 
 def test_every_marked_function_of_the_folder_is_a_figure_of_a_run():
-    assert set(figures.FIGURES) == {*PHASE_FIGURES, "confusion", "fit"}
+    assert set(figures.FIGURES) == {*PHASE_FIGURES, "confusion", "fit", "image"}
     assert figures.FIGURES["shares"] is figures.shares
 
 
