@@ -16,7 +16,7 @@ from experiments.comparison import BEST_UNIFORM, LEARNED, Comparison, Row
 from experiments.config import ARCHITECTURES, PRESET_NAMES, Config
 from experiments.names import computation, network_name
 from experiments.objective import Objective
-from experiments.verdicts import POWER, counted, difference, smallest_seen, verdict
+from experiments.verdicts import POWER, counted, difference, smallest_seen, verdict, with_ends
 
 PAPER = (
     "The paper has one seed and 400 epochs: 98.03 % test and 98.22 % validation accuracy of an "
@@ -332,10 +332,8 @@ def phase_rows(objective: Objective, family: Family) -> list[dict[str, str]]:
 
 def _with_ends(objective: Objective, numbers: Sequence[float]) -> str:
     if objective.log_scale:
-        mean, *ends = (f"{number:.2g}" for number in numbers)
-    else:
-        mean, *ends = ("+" * (number > 0) + objective.format(number) for number in numbers)
-    return f"{mean} [{', '.join(ends)}]" if ends else mean
+        return with_ends(numbers, "{:.2g}".format)
+    return with_ends(numbers, lambda number: "+" * (number > 0) + objective.format(number))
 
 
 def epoch_rows(family: Family) -> list[dict[str, str]]:

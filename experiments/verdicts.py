@@ -1,6 +1,6 @@
 """What a comparison says of the learned choices, in words: a sentence with its interval."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -95,6 +95,12 @@ def difference(objective: Objective, logs_or_differences: Sequence[float]) -> st
         )
         unit = _unit(objective)
     return f"{mean} {unit} [{', '.join(ends)}]" if ends else f"{mean} {unit}"
+
+
+def with_ends(numbers: Sequence[float], write: Callable[[float], str]) -> str:
+    """A mean and its interval: mean [low, high]; the mean alone where there are no ends."""
+    mean, *ends = map(write, numbers)
+    return f"{mean} [{', '.join(ends)}]" if ends else mean
 
 
 def _unit(objective: Objective) -> str:

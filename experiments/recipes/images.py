@@ -25,6 +25,7 @@ from experiments.presets import default_config
 from experiments.recipes import over_tasks, regret
 from experiments.report import format_table
 from experiments.training.compilation import keep_compilations
+from experiments.verdicts import with_ends
 
 SEEDS = (0, 1, 2)
 STEPS = 54.8
@@ -84,8 +85,7 @@ def table(found: regret.Runs, title: str) -> str:
 
 
 def _interval(numbers: Sequence[float]) -> str:
-    mean, *ends = (f"{number:.2f}" for number in numbers)
-    return f"{mean} [{', '.join(ends)}]" if ends else mean
+    return with_ends(numbers, "{:.2f}".format)
 
 
 def record(image: str, found: regret.Runs) -> dict[str, Any]:

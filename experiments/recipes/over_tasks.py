@@ -13,6 +13,7 @@ from experiments.figures.critical_difference import critical_difference
 from experiments.recipes import regret
 from experiments.report import format_table
 from experiments.training.outcome import environment
+from experiments.verdicts import with_ends
 
 LEARNED = "learned"
 
@@ -87,8 +88,7 @@ def verdict_table(found: Mapping[str, dict[str, Any]]) -> str:
 
 
 def _interval(numbers: Sequence[float]) -> str:
-    mean, *ends = (f"{number:.2g}" for number in numbers)
-    return f"{mean} [{', '.join(ends)}]" if ends else mean
+    return with_ends(numbers, "{:.2g}".format)
 
 
 def write(

@@ -28,6 +28,7 @@ from experiments.run_folder import FinishedRun, RunError, folder_of, read_finish
 from experiments.training.compilation import keep_compilations
 from experiments.training.outcome import environment
 from experiments.training.parallel import train_all
+from experiments.verdicts import with_ends
 
 TASKS: dict[str, Callable[[str | None], list[recipes.Study]]] = {
     "digits": lambda data_dir: [digits.study()],
@@ -181,8 +182,7 @@ def _digits(number: float) -> str:
 
 
 def _interval(numbers: Sequence[float]) -> str:
-    mean, *ends = (f"{number:+.3g}" if number < 0 else f"{number:.3g}" for number in numbers)
-    return f"{mean} [{', '.join(ends)}]" if ends else mean
+    return with_ends(numbers, "{:.3g}".format)
 
 
 def main(arguments: Sequence[str]) -> int:
