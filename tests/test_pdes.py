@@ -18,7 +18,9 @@ from experiments.data.tasks import load_task
 from experiments.objective import EQUATION
 from experiments.presets import default_config
 from experiments.run_folder import read_finished, read_run
-from experiments.training import networks
+from experiments.training import networks, step
+from experiments.training.draws import draw
+from experiments.training.state import start_phase
 from experiments.training.train import train_and_evaluate
 from smartmixed_jax import fix_choices
 
@@ -235,3 +237,16 @@ def test_what_is_no_equation_is_one_line(mine, tmp_path, name, told, capsys):
     assert line.startswith("error: ")
     assert re.search(told, line), line
     assert not (tmp_path / "run").exists()
+
+
+def test_the_calls_of_a_network_stay_one_in_the_loop_of_the_steps():
+    """XLA merges equal calls only where it has not moved parts of them out of the loop."""
+    config = dataclasses.replace(default_config(task="pde:convection"), hidden=(8, 8))
+    task = load_task(config)
+    model = networks.switch(networks.build_model(config, task), config, task)
+    phase = start_phase(model, config, task, 1)
+    draws = draw(phase.program, [0], 0, task.train_size)
+    common = (phase.program, phase.state, phase.non_trainable, task.train, draws, jnp.int32(0))
+    loop = step.run_steps.lower(*common, 0, 9).compile().as_text()
+    alone = step.run_step.lower(*common, jnp.int32(0)).compile().as_text()
+    assert loop.count(" dot(") == alone.count(" dot(") > 0
