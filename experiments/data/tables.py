@@ -250,6 +250,7 @@ def _input_column(columns: Columns, name: str, train: np.ndarray) -> Column | No
         return Column(name, categories=tuple(categories)) if len(categories) > 1 else None
     if np.ptp(values) == 0:
         return None
-    # A column may be constant in the training rows alone.
-    scale = values[train].std() or values.std()
-    return Column(name, float(values[train].mean()), float(scale))
+    # A column may be constant in the training rows alone. What `std` returns then is rounding, not
+    # always 0, and divided by it the other rows would be as large as 1e15.
+    scaled = values[train] if np.ptp(values[train]) else values
+    return Column(name, float(values[train].mean()), float(scaled.std()))
