@@ -1,4 +1,4 @@
-"""The documentation site: the README, `docs/*.md`, and a page per module of the library.
+"""The documentation site: the README, `docs/*.md`, results, and a page per module of the library.
 
     python docs/build.py            the site, in site/
 
@@ -118,8 +118,11 @@ def build(folder: Path = ROOT / ".docs", site: Path = ROOT / "site") -> None:
     shutil.rmtree(folder, ignore_errors=True)
     written = gather(folder / "pages")
     reference(folder / "pages")
+    measured = [sys.executable, str(ROOT / "docs/results.py"), str(folder / "pages")]
+    subprocess.run(measured, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     first, *others = written
     nav = [f"  - {page}" for page in (first, *(page for page in others if "/" not in page))]
+    nav += ["  - results.md", "  - benchmarks.md"]
     nav += ["  - API reference:", *(f"    - api/{name}.md" for name in ("index", *modules()))]
     nav += [f"  - {page}" for page in others if "/" in page]
     config = folder / "mkdocs.yml"

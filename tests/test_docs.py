@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def load(path):
 
 
 site = load(ROOT / "docs" / "build.py")
+results = load(ROOT / "docs" / "results.py")
 
 
 # --- docstrings ---------------------------------------------------------------------------
@@ -167,3 +169,60 @@ def test_a_missing_image_of_the_built_site_is_found(tmp_path):
         "api/page.html: no file for the link gone.png",
         "index.html: no file for the link api",
     ]
+
+
+# --- pages of results ---------------------------------------------------------------------
+
+
+def record(**content):
+    environment = {"device": "cpu", "python": "3", "jax": "1", "flax": "2", "date": "2026-01-01"}
+    return {"command": "python -m this", "environment": environment, **content}
+
+
+def test_every_file_of_results_of_a_recipe_has_a_section():
+    written = {"regret", "suite", "equations", "tables", "images"}
+    files = {path for path in results.FILES.glob("*/*.json") if path.parent.name in written}
+    assert {results.FILES / section.file for section in results.RESULTS} == files
+    pages = results.pages()
+    for path in files | set(results.FILES.glob("benchmarks/**/*.json")):
+        page = pages["benchmarks.md" if "benchmarks" in path.parts else "results.md"]
+        assert json.loads(path.read_text())["command"] in page, path
+
+
+@pytest.mark.parametrize(
+    ("ratio", "word"),
+    [
+        ([2, 1.1, 3], "ours is better"),
+        ([0.5, 0.2, 1.1], "level"),
+        ([0.5, 0.2, 0.9], "ours is worse"),
+    ],
+)
+def test_a_verdict_is_what_its_interval_says(ratio, word):
+    beside = {
+        "learned": {"score": 1e-6, "difference": [1, 1, 1]},
+        "best uniform": {"score": 1e-6, "difference": ratio},
+    }
+    part = {"score": "error", "ratio": True, "lower_is_better": True, "beside": beside}
+    verdict, _ = results.regret(record(tasks={"f": part}))
+    assert verdict.endswith(word)
+    low = {
+        "learned": {"score": 9, "difference": [0, 0, 0]},
+        "best uniform": {"score": 9, "difference": [r - 1 for r in ratio]},
+    }
+    for lower_is_better in (True, False):
+        part = {"score": "s", "ratio": False, "lower_is_better": lower_is_better, "beside": low}
+        verdict, _ = results.regret(record(tasks={"f": part}))
+        swapped = {"ours is better": "ours is worse", "ours is worse": "ours is better"}
+        assert verdict.endswith(word if lower_is_better else swapped.get(word, word))
+
+
+def test_tables_count_where_ours_is_better_and_worse():
+    errors = {"learned": [1.0, 1.1, 1.2, 1.0], "best uniform": [2.0, 2.3, 2.4, 2.1]}
+    worse = {"learned": errors["best uniform"], "best uniform": errors["learned"]}
+    parts = [
+        {"table": name, "test_rmse": of}
+        for name, of in (("a", errors), ("b", worse), ("c", errors))
+    ]
+    verdict, (table,) = results.tables(record(results=parts))
+    assert "better on 2 of 3, worse on 1" in verdict
+    assert "| a, 4 splits | 1.07 ± 0.05 | 2.2 ± 0.09 |" in table

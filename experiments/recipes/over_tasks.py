@@ -18,12 +18,18 @@ from experiments.verdicts import with_ends
 LEARNED = "learned"
 
 
-def errors(studies: Sequence[regret.Runs]) -> dict[str, np.ndarray]:
+def errors(
+    studies: Sequence[regret.Runs], *, every_uniform: bool = False
+) -> dict[str, np.ndarray]:
     """By variant, best uniform included: the numbers by which runs are compared, [tasks, seeds].
 
     Of tasks whose errors are compared by their ratio.
+
+    Args:
+        studies: the runs of each task.
+        every_uniform: each uniform network as well, not only the best of each seed.
     """
-    names = [name for name in studies[0] if not name.startswith("uniform ")]
+    names = [name for name in studies[0] if every_uniform or not name.startswith("uniform ")]
     return {
         name: np.array([[_compared(run) for run in study[name]] for study in studies])
         for name in names

@@ -59,7 +59,8 @@ def main(arguments: Sequence[str]) -> int:
 
     def work() -> int:
         keep_compilations()
-        found = over_tasks.errors(regret.train([study(name) for name in options.equations]))
+        studies = regret.train([study(name) for name in options.equations])
+        found = over_tasks.errors(studies, every_uniform=True)
         tables = over_tasks.task_table(found, options.equations)
         print(f"\n{tables}\n\n{over_tasks.verdict_table(over_tasks.verdicts(found))}")
         if options.write:
