@@ -18,9 +18,7 @@ from experiments.verdicts import with_ends
 LEARNED = "learned"
 
 
-def errors(
-    studies: Sequence[regret.Runs], *, every_uniform: bool = False
-) -> dict[str, np.ndarray]:
+def errors(studies: Sequence[regret.Runs], *, every_uniform: bool = False) -> dict[str, np.ndarray]:
     """By variant, best uniform included: the numbers by which runs are compared, [tasks, seeds].
 
     Of tasks whose errors are compared by their ratio.
