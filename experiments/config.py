@@ -53,6 +53,9 @@ WITHOUT_NOISE = ("straight_through", "soft_mixture")
 FixWhen = Literal["end", "decided", "stable", "plateau"]
 Dtype = Literal["float32", "bfloat16"]
 
+LAYERS = "layers:"
+"""Begins a method that names a function for every layer."""
+
 BEFORE_THEIR_OPTIONS = {
     "estimator": "gumbel_straight_through",
     "start": "none",
@@ -113,8 +116,9 @@ class Config:
     (docs/your_data.md): table:FILE.csv, image:FILE.png, arrays:FILE.npz, function:MODULE:NAME,
     pde:MODULE:NAME, or MODULE:NAME, which returns a Task."""
     method: str = "two_phase"
-    """two_phase; or uniform:NAME, one function of the pool for every neuron, or prelu, a trained
-    slope for every neuron: one phase of selective_epochs + mixed_epochs."""
+    """two_phase; or uniform:NAME, one function of the pool for every neuron, layers:NAME,NAME,...,
+    one for every layer, or prelu, a trained slope for every neuron: one phase of selective_epochs
+    + mixed_epochs."""
     pool: str = "paper"
     """The functions to choose from: paper, regression, extended, modern, smooth or equations; names
     of their functions, such as relu,tanh,sin; or your ActivationPool MODULE:NAME."""
@@ -285,6 +289,16 @@ class Config:
         return self.method.startswith("uniform:")
 
     @property
+    def layer_functions(self) -> tuple[str, ...]:
+        """Of layers:NAME,NAME,... the names, a layer each; otherwise none."""
+        return tuple(self.method.removeprefix(LAYERS).split(",")) if self.is_layered else ()
+
+    @property
+    def is_layered(self) -> bool:
+        """One function of the pool for every layer, which are named."""
+        return self.method.startswith(LAYERS)
+
+    @property
     def has_choices(self) -> bool:
         """Neurons choose their functions; otherwise there is one phase and no switch."""
         return self.method == "two_phase"
@@ -393,10 +407,17 @@ def _listed(value: Any) -> tuple[Any, ...]:
 
 def check_method(config: Config) -> None:
     """Raises ValueError for a method that the pool does not have, or a pool that there is not."""
-    methods = ["two_phase", *(f"uniform:{name}" for name in find_pool(config.pool).names)]
+    pool = find_pool(config.pool)
+    methods = ["two_phase", *(f"uniform:{name}" for name in pool.names)]
     if not config.has_user_network:  # which makes its activations itself
         methods.append("prelu")
-    if config.method not in methods:
+    if unknown := [name for name in config.layer_functions if name not in pool.names]:
+        raise ValueError(
+            f"method = {config.method!r}: no function {unknown[0]!r} in the pool {config.pool}: "
+            f"{', '.join(pool.names)}"
+        )
+    if config.method not in methods and not config.is_layered:
+        methods.append(f"{LAYERS}NAME,NAME,...")
         raise ValueError(f"method = {config.method!r}: expected one of {', '.join(methods)}")
     if config.start not in ("auto", "none", *find_pool(config.pool).names):
         raise ValueError(f"start = {config.start!r}: no function of the pool {config.pool}")

@@ -219,7 +219,7 @@ def _parser() -> Parser:
         nargs="+",
         default=["two_phase"],
         metavar="METHOD",
-        help="two_phase, uniform:NAME, prelu [two_phase]",
+        help="two_phase, uniform:NAME, layers:NAME,NAME,..., prelu [two_phase]",
     )
     runs.add_argument(
         "--control",

@@ -95,10 +95,14 @@ def run_name(config: Config) -> str:
     if network == "mlp":
         network = "x".join(map(str, config.hidden)) or f"arch{config.architecture}"
         shown += ["hidden"] if config.hidden else ["hidden", "architecture"]
+    variant = config.variant.replace(":", "-")
+    if config.is_layered:  # a deep network's functions are too long for a folder's name
+        variant = "layers"
+        shown.remove("method")
     others = {name: value for name, value in changed_fields(config).items() if name not in shown}
     if task_folder(config.task) != config.task.removeprefix("function:"):
         others["task"] = config.task
-    name = f"{config.preset}-{network}-{config.variant.replace(':', '-')}-seed{config.seed}"
+    name = f"{config.preset}-{network}-{variant}-seed{config.seed}"
     return f"{name}-{_short_hash(others)}" if others else name
 
 

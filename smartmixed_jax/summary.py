@@ -1,7 +1,7 @@
 """What was chosen: plain dicts and arrays, no plotting."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -120,6 +120,32 @@ def summarize(model: nnx.Module) -> dict[str, dict[str, Any]]:
             for name, table in layer.tables().items():
                 summary[path + name] = fixed_record(table.counts())
     return summary
+
+
+def majority(model: nnx.Module) -> dict[str, str]:
+    """The function that most neurons of each selective or fixed layer chose; of equals the first.
+
+    With one function per layer a network can be built by hand, and trained from scratch: what of
+    the choices is left if no neuron has its own.
+
+    Returns:
+        path of the layer, as in `summarize` → name of the function in the layer's pool.
+
+    Raises:
+        TypeError, ValueError: as `summarize`.
+
+    Example:
+        >>> from smartmixed_jax import MixedActivation, PAPER_POOL, FunctionTable
+        >>> majority(MixedActivation(FunctionTable(PAPER_POOL, [0, 2, 2])))
+        {'': 'tanh'}
+    """
+    _checks.check("majority", model=model)
+    return {path: most_chosen(record["counts"]) for path, record in summarize(model).items()}
+
+
+def most_chosen(counts: Mapping[str, int]) -> str:
+    """The name with the largest count, of equals the first."""
+    return max(counts, key=lambda name: counts[name])
 
 
 def summarize_logits(

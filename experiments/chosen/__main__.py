@@ -3,8 +3,15 @@
 Shares of each function per layer, when they settle, whether matched neurons of two seeds agree, how
 large the weights between functions are, dead and saturated neurons before and after the switch. Of
 every method and control of one task, but for uniform networks.
+
+    python -m experiments.chosen RUN ... --majority FILE.json
+    python -m experiments.run --config FILE.json
+
+The first writes the config of a network with one function per layer, the one that most of its
+neurons chose over the seeds; the second trains that network from scratch.
 """
 
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,10 +29,11 @@ from experiments.chosen.tables import (
 from experiments.chosen.units import dead_and_saturated
 from experiments.command_line import Parser, exit_status
 from experiments.comparison import Row, compare_runs
-from experiments.config import Config
+from experiments.config import LAYERS, Config, to_json
 from experiments.evaluate import TrainedRun, load_data, load_run, load_switched
-from experiments.names import layer_names
-from experiments.run_folder import read_config, read_run
+from experiments.names import layer_names, reset_without_effect
+from experiments.run_folder import read_config, read_run, write_text
+from smartmixed_jax.summary import most_chosen
 
 
 def read_chosen(folders: Sequence[Path]) -> list[Chosen]:
@@ -94,6 +102,31 @@ def dense_layers(run: TrainedRun) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.asarray(layer.kernel[...]), np.asarray(layer.bias[...])) for layer in layers]
 
 
+def majority_config(chosen: Chosen) -> Config:
+    """The config of a network with the majority's function per layer, of the first run's seed.
+
+    What else that run was told stays, as far as it has an effect without choices.
+    """
+    names = [
+        most_chosen(dict(zip(chosen.pool, counts.tolist(), strict=True)))
+        for path in chosen.layers
+        for counts in [np.bincount(chosen.choices(path).ravel(), minlength=len(chosen.pool))]
+    ]
+    config = dataclasses.replace(chosen.runs[0].config, method=LAYERS + ",".join(names))
+    return dataclasses.replace(reset_without_effect(config), run_dir=None)
+
+
+def _write_majority(folders: Sequence[Path], path: Path) -> int:
+    rows = read_chosen(folders)
+    if len(rows) > 1:
+        names = ", ".join(row.name for row in rows)
+        raise ValueError(f"--majority: expected runs that differ in the seed alone, got {names}")
+    config = majority_config(rows[0])
+    write_text(path, to_json(config))
+    print(f"{config.method}\npython -m experiments.run --config {path}")
+    return 0
+
+
 def main(arguments: Sequence[str]) -> int:
     """Prints what was chosen; returns the exit status."""
     parser = Parser(prog="python -m experiments.chosen", description=__doc__)
@@ -109,9 +142,17 @@ def main(arguments: Sequence[str]) -> int:
         metavar="N",
         help="permutations of each test (default: as many as Holm's method needs)",
     )
+    parser.add_argument(
+        "--majority",
+        type=Path,
+        metavar="FILE.json",
+        help="instead: write the config of a network with the majority's function per layer",
+    )
     options = parser.parse_args(arguments)
 
     def work() -> int:
+        if options.majority is not None:
+            return _write_majority(options.folders, options.majority)
         if options.resamples is not None and options.resamples < 1:
             raise ValueError(f"--resamples {options.resamples}: expected 1 or more")
         for number, chosen in enumerate(read_chosen(options.folders)):

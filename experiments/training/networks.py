@@ -20,6 +20,7 @@ from experiments.config import Config, check_method
 from experiments.data import gradients
 from experiments.data.task import Task
 from experiments.data.tasks import outputs_of
+from experiments.names import layer_names
 from experiments.run_folder import TaskRecord
 from experiments.training.keys import INIT, SWITCH, make_key
 from experiments.training.memory import require_memory
@@ -71,6 +72,8 @@ Network = Any
 
 def build_model(config: Config, task: Task | TaskRecord, phase_index: int = 0) -> Network:
     """The network of a method, freshly initialised for a phase; equal seeds give equal weights."""
+    if config.is_layered:
+        return _layered_model(config, task, phase_index)
     if config.has_user_network:
         layer = _layer_options(config) if config.has_choices else {}
         function = None if config.has_choices else _uniform_function(config)
@@ -259,6 +262,33 @@ def mixed_model(
     for layer, of_layer in zip(fixed_layers(model).values(), choices, strict=True):
         layer.table = FunctionTable(config.activation_pool, of_layer)
     return model
+
+
+def _layered_model(config: Config, task: Task | TaskRecord, phase_index: int) -> Network:
+    """A network with one function per layer, its weights those of a selective one."""
+    selective = dataclasses.replace(config, method="two_phase", clamp=0.0)
+    model = build_model(selective, task, phase_index)
+    paths = {
+        ".".join(map(str, path))
+        for path, layer in nnx.iter_modules(model)
+        if isinstance(layer, SelectiveActivation)
+    }
+    pool, names = config.activation_pool, layer_names(config.network, paths)
+    if len(config.layer_functions) != len(names):
+        raise ValueError(
+            f"method = {config.method!r}: {len(config.layer_functions)} functions, expected "
+            f"{len(names)}, for {', '.join(names.values())}"
+        )
+    functions = dict(zip(names, config.layer_functions, strict=True))
+
+    def replace(path: Any, node: Any) -> Any:
+        if not isinstance(node, SelectiveActivation):
+            return node
+        index = pool.index(functions[".".join(map(str, path))])
+        table = FunctionTable(pool, [index] * node.features)
+        return MixedActivation(table, axis=node.axis, dtype=node.dtype)
+
+    return nnx.recursive_map(replace, model)
 
 
 def uniform_as_mixed(config: Config, task: Task) -> Network:
