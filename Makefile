@@ -3,6 +3,10 @@
 # make test           lint, types, docs and tests, NNX graph mode and tree mode: 8 minutes on 2 cores
 # make docs           the documentation, in site/index.html
 # make test-versions  the tests on every Python from 3.11 to 3.14 found
+# make test-oldest    quick tests with the oldest versions that are declared; test-newest; all by
+#                     TESTS=tests
+# make wheel          builds wheel and sdist, and tries them in a new environment: minutes
+# make import-time    import smartmixed_jax beside flax.nnx alone: 2 minutes
 # make notebooks      runs the notebooks and keeps their outputs, 2 minutes; one by NOTEBOOK=PATH
 # make clean          removes the environments; runs stay
 
@@ -16,7 +20,8 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 # The first interpreter that starts and is supported: a name on the path may be a broken shim.
 FOUND = $(firstword $(foreach p,$(CANDIDATES),$(shell $(p) -c "$(SUPPORTED)" 2>/dev/null && command -v $(p))))
 
-.PHONY: demo test check lint types docs tests tests-tree test-versions notebooks clean
+.PHONY: demo test check lint types docs tests tests-tree test-versions test-oldest test-newest \
+  wheel import-time notebooks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m experiments.demo
@@ -29,6 +34,7 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+	$(BIN)/python docs/snippets.py
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/build.py
@@ -57,7 +63,7 @@ tests-tree: $(VENV)/.dev
 
 # Without those that train, draw, or compile for long.
 FAST := arrays choice_map command_line config config_file conversion_places conversion_start copies \
-  docs estimators flax_state guard names nnx objective pools readme release_and_labels report \
+  docs estimators flax_state guard names nnx objective packaging pools readme release_and_labels report \
   run_folder statistics summary table tables
 check: lint types
 	$(QUICK) $(PYTEST) -m "not optimized" $(FAST:%=tests/test_%.py)
@@ -72,6 +78,16 @@ test-versions:
 	  echo "Python $$version: $$python"; \
 	  $(MAKE) --no-print-directory VENV=.venv-$$version PYTHON=$$python tests tests-tree; \
 	done
+
+# uv, which is in the environment, takes the lowest versions too; pip does not.
+test-oldest test-newest: test-%: $(VENV)/.dev
+	PATH="$(abspath $(BIN)):$$PATH" .ci/versions $* $(TESTS)
+
+wheel: $(VENV)/.dev
+	PATH="$(abspath $(BIN)):$$PATH" .ci/wheel
+
+import-time: $(VENV)/.dev
+	$(BIN)/python -m experiments.benchmarks.import_time
 
 notebooks: $(VENV)/.dev
 	$(BIN)/python -m notebooks.execute $(NOTEBOOK)
@@ -101,4 +117,4 @@ define install
 endef
 
 clean:
-	rm -rf .venv .venv-*
+	rm -rf .venv .venv-* dist

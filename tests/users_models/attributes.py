@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import jax
 from flax import nnx
 
 
@@ -18,7 +19,7 @@ class CNN(nnx.Module):
         self.linear2 = nnx.Linear(256, 10, rngs=rngs)
         self.act1 = self.act2 = self.act3 = nnx.relu
 
-    def __call__(self, x, rngs: nnx.Rngs | None = None):
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = self.dropout1(self.conv1(x), rngs=rngs)
         x = self.avg_pool(self.act1(self.batch_norm1(x)))
         x = self.avg_pool(self.act2(self.batch_norm2(self.conv2(x))))

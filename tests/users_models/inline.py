@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import jax
 from flax import nnx
 
 
@@ -17,7 +18,7 @@ class CNN(nnx.Module):
         self.dropout2 = nnx.Dropout(rate=0.025)
         self.linear2 = nnx.Linear(256, 10, rngs=rngs)
 
-    def __call__(self, x, rngs: nnx.Rngs | None = None):
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = self.dropout1(self.conv1(x), rngs=rngs)
         x = self.avg_pool(nnx.relu(self.batch_norm1(x)))
         x = self.avg_pool(nnx.relu(self.batch_norm2(self.conv2(x))))
