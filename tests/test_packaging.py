@@ -214,6 +214,7 @@ def test_a_line_of_a_module_is_the_same_line_of_its_page(tmp_path):
 
 def test_the_checkers_find_a_wrong_type(tmp_path):
     """The same command as for the pages, on a module with one."""
+    pytest.importorskip("mypy")
     file = tmp_path / "wrong.py"
     file.write_text("def f(x: int) -> str:\n    return x\n\n\ndef g(y):\n    return y\n")
     for words in snippets.commands([file])[:1]:
