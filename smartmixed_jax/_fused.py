@@ -107,7 +107,7 @@ SLOPE = ("a0", "a1", "b0", "b1", "c")
 FAR = 800.0
 
 
-_LAMBDA, _ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+LAMBDA, ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 _GELU = 2 * math.sqrt(2 / math.pi)
 
 
@@ -137,7 +137,7 @@ _KNOWN: dict[Any, Coefficients] = {
     jax.nn.elu: Coefficients(low=-FAR, p_x=1.0, n_t=1.0, slope=(1.0, 0.0, 1.0, 1.0, 0.0)),
     # λ·x for x > 0, λ·α·t otherwise;  selu′ = λ, y + λ·α
     jax.nn.selu: Coefficients(
-        low=-FAR, p_x=_LAMBDA, n_t=_LAMBDA * _ALPHA, slope=(_LAMBDA, 0, _LAMBDA * _ALPHA, 1, 0)
+        low=-FAR, p_x=LAMBDA, n_t=LAMBDA * ALPHA, slope=(LAMBDA, 0, LAMBDA * ALPHA, 1, 0)
     ),
     jax.nn.sigmoid: _SIGMOID,
     jax.lax.logistic: _SIGMOID,
@@ -164,7 +164,7 @@ _KNOWN: dict[Any, Coefficients] = {
 def _basis(function: Any) -> Mapping[Activation, float]:
     """The function as a weighted sum of others, so that a pool needs fewer sums over the batch."""
     if function is jax.nn.selu:
-        return {jax.nn.relu: _LAMBDA * (1 - _ALPHA), jax.nn.elu: _LAMBDA * _ALPHA}
+        return {jax.nn.relu: LAMBDA * (1 - ALPHA), jax.nn.elu: LAMBDA * ALPHA}
     if function is jax.nn.leaky_relu:
         function = leaky_relu(0.01)
     if isinstance(function, leaky_relu):

@@ -395,6 +395,29 @@ def switch_report(
     }
 
 
+def fixed_choices(
+    module: nn.Module, variables: Variables
+) -> tuple[dict[str, dict[str, list[Any]]], list[str]]:
+    """The choices of fixed layers by path, and the paths of layers that still select.
+
+    The choices as `FunctionTable.to_json` has them: `pool`, names, and `choices`. Where neurons
+    share a choice, groups are listed; layers stacked by `nn.scan` or `nn.vmap` have an index.
+
+    Raises:
+        TypeError: module or variables are of the wrong type.
+    """
+    fixed, selective = {}, []
+    for path, held in _layers("fixed_choices", module, variables).items():
+        if held.choices is None:
+            selective.append(_name(path))
+            continue
+        rows = np.asarray(held.choices)
+        for name, at in shared.stacked(rows, 1):
+            record = {"pool": list(held.names), "choices": rows[at].tolist()}
+            fixed[_name(path) + name] = record
+    return fixed, selective
+
+
 # What the variables hold of a layer
 
 LOGITS = "selection_logits"

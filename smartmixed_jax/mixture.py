@@ -12,6 +12,7 @@ pool is evaluated everywhere and kept where it is chosen. Both phases agree to t
 
 import dataclasses
 import functools
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -23,6 +24,9 @@ from smartmixed_jax import _checks, _fused
 from smartmixed_jax._logit_gradients import weighted_sum
 from smartmixed_jax.pools import ActivationPool, zero
 from smartmixed_jax.types import Activation, Integers, Selection
+
+replacement: ContextVar[Any] = ContextVar("replacement", default=None)
+"""During an export, what `apply_choices` calls as (pool, x, choices that broadcast against x)."""
 
 
 def mix(x: jax.Array, selection: Selection, pool: ActivationPool, *, axis: int = -1) -> jax.Array:
@@ -124,6 +128,8 @@ def apply_choices(
     indices: Any = choices if traced else _checks.check_choices("apply_choices", choices, pool)
     _checks.check("apply_choices", choices=indices)
     _check_fit("apply_choices", x, axis, "choices", indices, (x.shape[axis],))
+    if (replaced := replacement.get()) is not None:
+        return replaced(pool, x, _along(axis, x.ndim, False, jnp.asarray(indices)))
     if traced:
         return _select(pool, axis, x, *_opaque(pool, indices, x.dtype))
     # One entry more, because XLA folds an array of equal values in spite of the barrier.
@@ -131,6 +137,15 @@ def apply_choices(
     longer = jnp.asarray(np.append(indices, np.int32(-1)))
     longer, rows = jax.lax.optimization_barrier((longer, rows))
     return _select(pool, axis, x, longer[:-1], rows)
+
+
+def select(pool: ActivationPool, x: jax.Array, choices: jax.Array) -> jax.Array:
+    """f_c(x) elementwise, choices ints that broadcast against x."""
+    chosen = jax.lax.optimization_barrier(jnp.broadcast_to(choices, x.shape))
+    fused = _fused.covered(pool)
+    y = _fused_value(pool, x, chosen, chosen) if fused else jnp.zeros_like(x)
+    others = tuple((k, f) for k, f in enumerate(pool.functions) if k not in fused)
+    return _masked(others, x, chosen, y) if others else y
 
 
 def _opaque(pool: ActivationPool, choices: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:

@@ -99,7 +99,7 @@ class ConvNet(nnx.Module):
         for conv, activation in zip(self.convs, activations, strict=True):
             x = activate(activation, conv(x), rngs)
             x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
-        x = self.hidden(x.reshape(len(x), -1))
+        x = self.hidden(x.reshape(x.shape[0], -1))
         return self.last(activate(last, x, rngs))
 
 

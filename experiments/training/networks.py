@@ -112,7 +112,9 @@ def require_fit(config: Config, task: Task) -> None:
             )
         pool = _layer_options(config)["pool"] if config.has_choices else None
         require_memory(config, task, build, functools.partial(apply, config, task.scale))
-        require_trainable(build(), config, pool, functools.partial(_run, config, task.scale), task)
+        require_trainable(
+            build(), config, pool, functools.partial(run_network, config, task.scale), task
+        )
         return
     kind = "text" if task.takes_tokens else "images" if task.has_images else ""
     fitting = [] if task.takes_tokens else ["mlp"]
@@ -136,25 +138,26 @@ def apply(
     """
     outputs = outputs_of(config.task)
     if outputs is None and not config.derivative_weight:
-        return _run(config, scale, model, inputs, key)
+        return run_network(config, scale, model, inputs, key)
     graphdef, state = nnx.split(model)
 
     def network(x: jax.Array) -> jax.Array:
-        return _run(config, scale, nnx.merge(graphdef, state), x, key)[:, 0]
+        return run_network(config, scale, nnx.merge(graphdef, state), x, key)[:, 0]
 
     if outputs is None:
         return gradients.outputs(network, inputs, config.derivative_weight)
     return outputs(network, inputs)
 
 
-def _run(
+def run_network(
     config: Config, scale: float | None, model: Any, inputs: jax.Array, key: jax.Array
 ) -> jax.Array:
+    """`apply` without what the task makes of the outputs: those of the network itself."""
     inputs = inputs.astype(jnp.int32) if scale is None else inputs.astype(jnp.float32) / scale
     if config.has_user_network:
         return call(model, inputs, key)
     if config.network == "mlp":
-        inputs = inputs.reshape(len(inputs), -1)
+        inputs = inputs.reshape(inputs.shape[0], -1)
     return model(inputs, rngs=nnx.Rngs(selection=key))
 
 
