@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "smartmixed_jax"
 READING_ORDER = (
     *("types", "pools", "estimators", "mixture", "table", "layer", "nnx", "summary", "readout"),
-    *("linen", "conversion", "models"),
+    *("linen", "conversion", "models", "export"),
 )
 """The modules as a reader meets them; one that is missing here comes last."""
 

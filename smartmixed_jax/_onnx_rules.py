@@ -66,6 +66,8 @@ def known(array: Any, shape: tuple[Any, ...] | None = None) -> Value:
 
 
 Rule = Callable[..., Any]
+"""A function (converter, *inputs, **parameters) → a Value, or a list of them."""
+
 RULES: dict[str, Rule] = {}
 """By the name of the primitive: (converter, its inputs, its parameters) → its outputs."""
 

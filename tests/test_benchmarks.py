@@ -16,6 +16,7 @@ from experiments.benchmarks import (
     memory,
     networks,
     resnet,
+    serving,
     step,
     strategies,
 )
@@ -50,6 +51,16 @@ def test_activation(tmp_path, capsys, dtype):
     assert record["rounds"] == 1
     assert all(row["seconds"] > 0 and row["dtype"] == dtype for row in record["results"])
     assert "fixed, gather and scatter" in capsys.readouterr().out
+
+
+def test_serving(tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    record = measured(serving, tmp_path, "--rounds", "1")
+    require_ratios(record, {"to relu", "to gelu"})
+    assert len(record["results"]) == 2 * 2 * 2 * 3
+    assert {row["runtime"] for row in record["results"]} == {"onnxruntime", "JAX"}
+    assert all(row["bytes"] > 0 for row in record["results"])
 
 
 # test_activation runs every strategy; compiling them again would be half of these tests' time.
