@@ -229,6 +229,7 @@ MODULES = sorted(module.name for module in pkgutil.iter_modules([str(FOLDER)]))
 ORDER = (
     *("types", "_checks", "_sine", "pools", "estimators", "_fused", "_logit_gradients", "mixture"),
     *("table", "layer", "nnx", "models", "readout", "summary", "linen", "conversion"),
+    *("_fixed_primitive", "_onnx_activation", "_onnx_graph", "_onnx_rules", "export"),
 )
 """A module imports only modules before it."""
 
@@ -245,11 +246,15 @@ def imported_modules(path):
     return names
 
 
+INSIDE = {"readout": {"sympy"}} | dict.fromkeys(("export", "_onnx_graph", "_onnx_rules"), {"onnx"})
+"""What some modules import inside the functions that need it."""
+
+
 @pytest.mark.parametrize("name", ["__init__", *MODULES])
 def test_the_library_imports_only_jax_flax_numpy_and_the_standard_library(name):
     roots = {imported.split(".")[0] for imported in imported_modules(FOLDER / f"{name}.py")}
     allowed = {"jax", "flax", "numpy", "smartmixed_jax", *sys.stdlib_module_names}
-    allowed |= {"sympy"} if name == "readout" else set()  # inside the function that needs it
+    allowed |= INSIDE.get(name, set())
     assert roots <= allowed, roots - allowed
 
 
