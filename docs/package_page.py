@@ -12,6 +12,7 @@ EXTRAS = {
     "experiments": "requirements.txt",
     "stream": "requirements-stream.txt",
     "slurm": "requirements-slurm.txt",
+    "live": "requirements-live.txt",
     "dev": "requirements-dev.txt",
 }
 """The name of an extra → the file that lists it."""

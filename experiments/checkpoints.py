@@ -206,6 +206,31 @@ class Checkpoints:
         target = {f"{prefix}{path}": leaf for path, leaf in _named_leaves(part).items()}
         saved = {path: saved[path] for path in saved if path.startswith(prefix)}
         self._require_structure(moment, saved, target)
+        leaves = self._restore_some(moment, saved, target)
+        return jax.tree.unflatten(jax.tree.structure(part), [leaves[name] for name in target])
+
+    def restore_logits(self, moment: Moment) -> dict[str, np.ndarray]:
+        """The logits [N, K] that were trained, by the path of the layer; errors as `restore_state`.
+
+        None of a phase that trains no logits.
+        """
+        saved = {
+            name: leaf
+            for name, leaf in self._header(moment)["leaves"].items()
+            if _TRAINED_LOGITS.fullmatch(name)
+        }
+        target = {name: np.zeros(shape, dtype) for name, (dtype, shape, _) in saved.items()}
+        leaves = self._restore_some(moment, saved, target) if saved else {}
+        return {
+            found[1]: np.asarray(leaf)
+            for name, leaf in leaves.items()
+            if (found := _TRAINED_LOGITS.fullmatch(name))
+        }
+
+    def _restore_some(
+        self, moment: Moment, saved: Mapping[str, Any], target: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The leaves of `target`, which is some of the saved state."""
         restore = ocp.args.PyTreeRestore(
             target,
             ocp.checkpoint_utils.construct_restore_args(target),
@@ -216,9 +241,9 @@ class Checkpoints:
             ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler())
         ) as checkpointer:
             args = ocp.args.Composite(state=restore)
-            leaves = self._read(moment, args, checkpointer).state
+            leaves: dict[str, Any] = self._read(moment, args, checkpointer).state
         self._require_same(moment, saved, leaves)
-        return jax.tree.unflatten(jax.tree.structure(part), [leaves[name] for name in target])
+        return leaves
 
     def _header(self, moment: Moment) -> dict[str, Any]:
         args = ocp.args.Composite(position=ocp.args.JsonRestore())
@@ -292,6 +317,7 @@ class Checkpoints:
 
 
 _AT_SWITCH = "switch."
+_TRAINED_LOGITS = re.compile(r"state\.params\.selection\.(.+)\.selection_logits\.value")
 _TUPLES = ("choices", "results", "retries")
 _PASSING = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES, errno.EPERM}
 _PASSING |= {errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.EINTR, errno.EBUSY}

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import processes, report
+from experiments import live, processes, report
 from experiments.command_line import Parser, exit_status
 from experiments.config import PRESET_NAMES, Config
 from experiments.config_options import describe_choices, parse_config
@@ -44,12 +44,15 @@ class Grid(NamedTuple):
         at_once: how many train at once; None: as the device suggests.
         shard: the runs that this process trains.
         only_list: nothing is to be trained.
+        tensorboard, wandb: where a live view goes, if anywhere.
     """
 
     configs: list[Config]
     at_once: int | None
     shard: Shard
     only_list: bool
+    tensorboard: Path | None
+    wandb: str | None
 
 
 def crossed(
@@ -178,7 +181,7 @@ def parse_arguments(arguments: Sequence[str]) -> Grid:
         for each in by_preset
     ]
     configs = plan_grid(bases, grid.seeds, grid.methods, grid.controls)
-    return Grid(configs, grid.at_once, grid.shard, grid.only_list)
+    return Grid(configs, grid.at_once, grid.shard, grid.only_list, grid.tensorboard, grid.wandb)
 
 
 INSTEAD = {
@@ -265,6 +268,7 @@ def _parser() -> Parser:
         help="train nothing: say what is done, what is left and how long it will take",
     )
     processes.add_options(parser)
+    live.add_options(parser)
     return parser
 
 
@@ -286,7 +290,9 @@ def main(arguments: Sequence[str]) -> int:
             if grid.only_list:
                 return list_cells(grid.shard.cells(grid.configs))
             keep_compilations()
-            _, stopped = train_and_compare(grid.configs, at_once=grid.at_once, shard=grid.shard)
+            folders = [folder_of(config) for config in grid.shard.cells(grid.configs)]
+            with live.following(folders, grid.tensorboard, grid.wandb):
+                _, stopped = train_and_compare(grid.configs, at_once=grid.at_once, shard=grid.shard)
         return 1 if stopped else 0
 
     return exit_status(work)

@@ -4,15 +4,16 @@ A run leaves a folder, run_folder.py says with which files; the same command aga
 prints its results when it is complete.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 
-from experiments import processes
+from experiments import live, processes
 from experiments.command_line import Parser, exit_status
 from experiments.config import Config
 from experiments.config_options import describe_choices, parse_config
 from experiments.names import refuse_without_effect
-from experiments.run_folder import figures_folder
+from experiments.run_folder import figures_folder, folder_of
 from experiments.training.compilation import keep_compilations
 from experiments.training.train import train_and_evaluate
 
@@ -24,6 +25,10 @@ def parse(arguments: Sequence[str]) -> Config:
         ValueError: a value is out of its range, or an option has no effect with the others.
         SystemExit: an option is unknown or has a value of another type; or --help.
     """
+    return _parse(arguments)[0]
+
+
+def _parse(arguments: Sequence[str]) -> tuple[Config, argparse.Namespace]:
     parser = Parser(
         prog="python -m experiments.run",
         usage="%(prog)s [OPTION ...]",
@@ -33,9 +38,10 @@ def parse(arguments: Sequence[str]) -> Config:
         epilog=describe_choices(),
     )
     processes.add_options(parser)
-    config, _ = parse_config(arguments, parser)
+    live.add_options(parser)
+    config, options = parse_config(arguments, parser)
     refuse_without_effect([config])
-    return config
+    return config, options
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,7 +51,9 @@ def main(arguments: Sequence[str]) -> int:
     def work() -> int:
         with processes.joined(arguments):
             keep_compilations()
-            folder = train_and_evaluate(parse(arguments))
+            config, options = _parse(arguments)
+            with live.following([folder_of(config)], options.tensorboard, options.wandb):
+                folder = train_and_evaluate(config)
             if processes.is_first():
                 print(report.describe(folder))
                 pictures = figures.draw_figures(folder)

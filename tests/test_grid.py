@@ -47,7 +47,9 @@ def test_every_seed_with_every_method_and_control():
 
 def test_options_of_a_run_are_taken_in_any_order():
     arguments = ["--hidden", "64", "32", "--seeds", "1", "2", "--task=mnist", "--at-once", "4"]
-    configs, at_once, shard, only_list = grid.parse_arguments([*arguments, "--batch-size", "32"])
+    configs, at_once, shard, only_list, *_ = grid.parse_arguments(
+        [*arguments, "--batch-size", "32"]
+    )
     assert (at_once, shard, only_list) == (4, WHOLE, False)
     expected = dataclasses.replace(
         default_config("recommended", "mnist"), hidden=(64, 32), batch_size=32
