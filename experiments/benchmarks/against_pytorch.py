@@ -1,4 +1,5 @@
-"""A training step here against the same step in PyTorch, written as the published code writes it.
+"""A training step here against the same step in PyTorch, written as the published code writes it,
+as it is and through torch.compile, which is what a user would pick instead.
 
 Same network, batch, gradient clipping and Adam; data in memory, no DataLoader. PyTorch runs step
 by step, JAX 20 steps in one compiled scan: each as its training loop does. The row `uniform relu`
@@ -36,6 +37,8 @@ PARTNERS = {
     "uniform relu": "uniform relu",
 }
 """The networks here, and the PyTorch network each is compared with."""
+FORMS = {"pytorch": False, "compiled pytorch": True}
+"""Of PyTorch's networks: whether torch.compile takes them."""
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
@@ -56,23 +59,34 @@ def measure(options: argparse.Namespace) -> list[Row]:
         networks.check(name, model, names, batches[0])
         variants[name] = networks.make_variant(model, batches, CLIP)
         if name in PARTNERS.values():
-            twin = _twin(torch, model, names).to(device)
-            _check(f"{name} in PyTorch", torch, twin, model, names, batches[0])
-            variants[f"{name} in PyTorch"] = torch.make_variant(twin, host, CLIP)
+            for form, compiled in FORMS.items():
+                twin = _twin(torch, model, names).to(device)
+                outputs = torch.loss_and_gradients(twin, *_first(batches), compiled=compiled)
+                expected = networks.expect(model, names, batches[0])
+                harness.require_close(f"{name} in {form}", outputs, expected, 1e-2)
+                variants[f"{name} in {form}"] = torch.make_variant(
+                    twin, host, CLIP, compiled=compiled
+                )
     times = harness.time_interleaved(variants, rounds=options.rounds, calls=1)
+    seconds = {name: float(np.median(of_name)) / steps for name, of_name in times.items()}
     return [
         {
             **setting,
             "batch": batch,
             "network": name,
-            "pytorch_seconds": float(np.median(times[f"{partner} in PyTorch"])) / steps,
-            "jax_seconds": float(np.median(times[name])) / steps,
+            **{f"{form}_seconds": seconds[f"{partner} in {form}"] for form in FORMS},
+            "jax_seconds": seconds[name],
             "ratios": {
-                "pytorch / jax": harness.compare(times[f"{partner} in PyTorch"], times[name])
+                f"{form} / jax": harness.compare(times[f"{partner} in {form}"], times[name])
+                for form in FORMS
             },
         }
         for name, partner in PARTNERS.items()
     ]
+
+
+def _first(batches: Sequence[networks.Batches]) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(batches[0].images[0]), np.asarray(batches[0].labels[0])
 
 
 def _prepare() -> tuple[Any, str, dict[str, Any]]:
@@ -104,15 +118,6 @@ def _twin(torch: Any, model: MLP, names: networks.Names) -> Any:
         else:
             activations.append(torch.Mixed(layer))
     return torch.build(layers, activations)
-
-
-def _check(
-    name: str, torch: Any, twin: Any, model: MLP, names: networks.Names, batches: networks.Batches
-) -> None:
-    """Compares loss and gradients with float64, as `networks.check` does here."""
-    images, labels = np.asarray(batches.images[0]), np.asarray(batches.labels[0])
-    outputs = torch.loss_and_gradients(twin, images, labels)
-    harness.require_close(name, outputs, networks.expect(model, names, batches), 1e-2)
 
 
 def main(arguments: Sequence[str]) -> int:

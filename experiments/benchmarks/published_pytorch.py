@@ -79,12 +79,15 @@ def build(weights: Sequence[dict[str, np.ndarray]], activations: Sequence[Any]) 
     return torch.nn.Sequential(*itertools.chain.from_iterable(pairs), last)
 
 
-def loss_and_gradients(model: Any, images: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+def loss_and_gradients(
+    model: Any, images: np.ndarray, labels: np.ndarray, *, compiled: bool
+) -> list[np.ndarray]:
     """The mean cross-entropy; gradients to bias and kernel per layer, then to the logits."""
     device = next(model.parameters()).device
     for layer in model:
         layer.noisy = False
-    loss = F.cross_entropy(model(torch.tensor(images, device=device)), _labels(labels, device))
+    forward = torch.compile(model) if compiled else model
+    loss = F.cross_entropy(forward(torch.tensor(images, device=device)), _labels(labels, device))
     model.zero_grad()
     loss.backward()
     result = [loss.detach()]
@@ -102,10 +105,14 @@ def _labels(labels: np.ndarray, device: Any) -> Any:
 
 
 def make_variant(
-    model: Any, batches: Sequence[tuple[np.ndarray, np.ndarray]], clip: float
+    model: Any, batches: Sequence[tuple[np.ndarray, np.ndarray]], clip: float, *, compiled: bool
 ) -> Callable[[int], Any]:
-    """Call i takes one step on each batch of entry i: images [S, B, in] and labels [S, B]."""
+    """Call i takes one step on each batch of entry i: images [S, B, in] and labels [S, B].
+
+    The loop is the published one; `compiled` passes the network through torch.compile.
+    """
     device = next(model.parameters()).device
+    forward = torch.compile(model) if compiled else model
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     held = [(torch.tensor(x, device=device), _labels(y, device)) for x, y in batches]
 
@@ -113,7 +120,7 @@ def make_variant(
         total = 0.0
         for images, labels in zip(*held[i % len(held)], strict=True):
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(images), labels)
+            loss = F.cross_entropy(forward(images), labels)
             if torch.isnan(loss):
                 break
             loss.backward()
