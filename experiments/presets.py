@@ -124,7 +124,7 @@ RECOMMENDED: dict[str, Recommended] = {
             mixed_epochs=57,
             steps_per_epoch=100,
             learning_rate=2e-2,
-            clip=0.5,
+            clip=0.03,
             schedule="cosine_restart",
             **AVERAGED,
         ),
