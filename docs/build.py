@@ -1,9 +1,9 @@
-"""The documentation site: the README, `docs/*.md`, results, and a page per module of the library.
+"""The documentation site: README, `docs/*.md`, notebooks, results, a page per module, changelog.
 
     python docs/build.py            the site, in site/
 
-The pages are gathered in `.docs/pages`: what the README links to comes along, with the links
-rewritten. A link to nothing is an error, as is every warning.
+The pages are gathered in `.docs/pages`: what a page links to comes along, with the links rewritten
+and the equations as MathML. A link to nothing is an error, as is every warning.
 """
 
 import ast
@@ -12,9 +12,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from functools import cache, partial
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import equations
+import notebook_pages
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "smartmixed_jax"
@@ -23,6 +28,18 @@ READING_ORDER = (
     *("linen", "conversion", "models", "export"),
 )
 """The modules as a reader meets them; one that is missing here comes last."""
+NAVIGATION = {
+    "": ("index.md",),
+    "How to": (
+        *("your_model.md", "serving.md", "your_data.md"),
+        *("many_devices.md", "scale.md"),
+    ),
+    "Results": ("results.md", "benchmarks.md"),
+    "Notebooks": (),
+    "API reference": (),
+    "Project": ("CHANGELOG.md",),
+}
+"""Sections of the site and the pages that they begin with; other pages come last."""
 
 _CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
@@ -39,12 +56,13 @@ def gather(pages: Path, root: Path = ROOT) -> list[str]:
     """Writes every page, and the files they link to, below `pages`.
 
     Returns:
-        The Markdown pages that were linked to, by their path in the site.
+        The Markdown pages, by their path in the site, in the order in which they were found.
 
     Raises:
         FileNotFoundError: a page links to a file that is not in the repository.
     """
     waiting = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    waiting += [*sorted((root / "notebooks").glob("*.ipynb")), *root.glob("CHANGELOG.md")]
     done: list[Path] = []
     while waiting:
         source = waiting.pop(0)
@@ -58,13 +76,16 @@ def gather(pages: Path, root: Path = ROOT) -> list[str]:
             entries = [f"* [{path.name}]({path.name})" for path in files]
             target.write_text("\n".join([f"# {source.relative_to(root)}\n", *entries]))
             waiting += files
-        elif source.suffix == ".md":
-            text, linked = relink(source, root)
+        elif source.suffix == ".ipynb":
+            rewrite = partial(relink, source=source, root=root, linked=waiting)
+            text = notebook_pages.page(source, target.parent, repository(), root, rewrite)
             target.write_text(text)
-            waiting += linked
+            shutil.copyfile(source, target.with_suffix(".ipynb"))
+        elif source.suffix == ".md":
+            target.write_text(relink(source.read_text(), source, root, waiting))
         elif not _has_page(source.relative_to(root)):
             shutil.copyfile(source, target)
-    return [place(path.relative_to(root)) for path in done if path.suffix == ".md"]
+    return [place(path.relative_to(root)) for path in done if path.suffix in (".md", ".ipynb")]
 
 
 def place(path: Path) -> str:
@@ -75,6 +96,8 @@ def place(path: Path) -> str:
         return path.name
     if _has_page(path):
         return f"api/{path.stem}.md"
+    if path.suffix == ".ipynb":
+        return str(path.with_suffix(".md"))
     return str(path) if path.suffix else f"{path}/index.md"
 
 
@@ -84,10 +107,9 @@ def _has_page(path: Path) -> bool:
     return public and path.parent == Path(LIBRARY.name)
 
 
-def relink(source: Path, root: Path) -> tuple[str, list[Path]]:
-    """A page with its links as the site needs them, and the files they lead to."""
+def relink(text: str, source: Path, root: Path, linked: list[Path]) -> str:
+    """Markdown of `source` as the site needs it; the files that its links lead to join `linked`."""
     here = os.path.dirname(place(source.relative_to(root)))
-    linked: list[Path] = []
 
     def rewrite(match: re.Match[str]) -> str:
         path = (source.parent / match[1]).resolve()
@@ -96,9 +118,17 @@ def relink(source: Path, root: Path) -> tuple[str, list[Path]]:
         linked.append(path)
         return os.path.relpath(place(path.relative_to(root)), here or ".")
 
-    parts = _CODE.split(source.read_text())  # code at the odd places
-    parts[::2] = [_LINK.sub(rewrite, part) for part in parts[::2]]
-    return "".join(parts), linked
+    parts = _CODE.split(text)  # code at the odd places
+    parts[::2] = [equations.render(_LINK.sub(rewrite, part)) for part in parts[::2]]
+    return "".join(parts)
+
+
+@cache
+def repository() -> str:
+    """The address of the repository, from the one place that has it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    address: str = project["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"]
+    return address
 
 
 def reference(pages: Path) -> None:
@@ -107,7 +137,9 @@ def reference(pages: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# API reference\n\n::: {LIBRARY.name}\n    options: {{members: false}}\n"]
     for name in modules():
-        (folder / f"{name}.md").write_text(f"# {name}\n\n::: {LIBRARY.name}.{name}\n")
+        file = f"{LIBRARY.name}/{name}.py"
+        source = f"[{file}]({repository()}/blob/HEAD/{file})"
+        (folder / f"{name}.md").write_text(f"# {name}\n\n{source}\n\n::: {LIBRARY.name}.{name}\n")
         docstring = ast.get_docstring(ast.parse((LIBRARY / f"{name}.py").read_text())) or ""
         lines.append(f"* [{name}]({name}.md) — {docstring.splitlines()[0]}")
     (folder / "index.md").write_text("\n".join(lines))
@@ -118,13 +150,10 @@ def build(folder: Path = ROOT / ".docs", site: Path = ROOT / "site") -> None:
     shutil.rmtree(folder, ignore_errors=True)
     written = gather(folder / "pages")
     reference(folder / "pages")
+    shutil.copyfile(ROOT / "docs/site.css", folder / "pages/site.css")
     measured = [sys.executable, str(ROOT / "docs/results.py"), str(folder / "pages")]
     subprocess.run(measured, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    first, *others = written
-    nav = [f"  - {page}" for page in (first, *(page for page in others if "/" not in page))]
-    nav += ["  - results.md", "  - benchmarks.md"]
-    nav += ["  - API reference:", *(f"    - api/{name}.md" for name in ("index", *modules()))]
-    nav += [f"  - {page}" for page in others if "/" in page]
+    nav = navigation(written)
     config = folder / "mkdocs.yml"
     config.write_text("\n".join([(ROOT / "docs/mkdocs.yml").read_text() + "nav:", *nav, ""]))
     command = [str(Path(sys.executable).parent / "zensical"), "build", "--strict", "--clean"]
@@ -138,35 +167,65 @@ def build(folder: Path = ROOT / ".docs", site: Path = ROOT / "site") -> None:
     # Strict mode does not look at what Griffe, which reads the docstrings, complains of.
     if built.returncode or "griffe:" in built.stdout:
         raise SystemExit("the documentation does not build without warnings")
-    if missing := broken_links(folder / "site"):
+    if missing := broken_links((folder / "site").resolve()):
         raise SystemExit("\n".join(missing))
     shutil.rmtree(site, ignore_errors=True)
     shutil.move(folder / "site", site)
 
 
+def navigation(written: list[str]) -> list[str]:
+    """The lines of `nav`; `written` are the gathered pages.
+
+    Raises:
+        ValueError: a page of docs/ is in no section.
+    """
+    sections = {name: list(pages) for name, pages in NAVIGATION.items()}
+    sections["Notebooks"] += [page for page in written if page.startswith("notebooks/")]
+    sections["API reference"] += [f"api/{name}.md" for name in ("index", *modules())]
+    named = {page for pages in sections.values() for page in pages}
+    others = [page for page in written if page not in named]
+    if homeless := [page for page in others if (ROOT / "docs" / page).exists()]:
+        raise ValueError(f"docs/build.py: no section for {', '.join(homeless)}")
+    sections["Project"] += others
+    lines = []
+    for name, pages in sections.items():
+        if len(pages) == 1:  # a section of one page is the page
+            lines.append(f"  - {pages[0]}")
+            continue
+        lines += [f"  - {name}:"] if name else []
+        lines += [f"{'    ' if name else '  '}- {page}" for page in pages]
+    return lines
+
+
 class _Targets(HTMLParser):
-    """The relative links and images of one page."""
+    """The links and images of one page, and what may be linked to in it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.names: set[str] = {"", "__skip", "top"}
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found += [value for name, value in attrs if name in ("href", "src") and value]
+        self.names |= {value for name, value in attrs if name in ("id", "name") and value}
 
 
 def broken_links(site: Path) -> list[str]:
-    """Images and links of the built pages that lead to no file; strict mode sees pages only."""
+    """Images and links of the built pages that lead to no file, or to no place of a page."""
+    pages = {path: _Targets(path.read_text()) for path in sorted(site.rglob("*.html"))}
     missing = []
-    for page in sorted(site.rglob("*.html")):
-        for target in _Targets(page.read_text()).found:
+    for page, targets in pages.items():
+        for target in targets.found:
             parts = urlsplit(target)
-            if parts.scheme or parts.netloc or not parts.path or page.name == "404.html":
+            if parts.scheme or parts.netloc or page.name == "404.html":
                 continue
-            path = page.parent / unquote(parts.path)
-            if not (path / "index.html" if path.is_dir() else path).exists():
+            path = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            path = path / "index.html" if path.is_dir() else path
+            if not path.exists():
                 missing.append(f"{page.relative_to(site)}: no file for the link {target}")
+            elif path in pages and unquote(parts.fragment) not in pages[path].names:
+                missing.append(f"{page.relative_to(site)}: no place for the link {target}")
     return missing
 
 

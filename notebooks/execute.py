@@ -2,6 +2,9 @@
 
 Every cell of every notebook runs in a fresh kernel, on the CPU and in an empty folder. A notebook
 is written only if all its cells ran, without anything that differs from machine to machine.
+
+The first code cell, the same in all of them, installs the package on Colab, from the address that
+pyproject.toml has. After a change there: `python -m notebooks.execute --address` runs nothing.
 """
 
 import os
@@ -9,6 +12,7 @@ import re
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +27,21 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+
+
+SET_UP = """\
+# On Colab this installs the package; elsewhere it only makes the repository importable.
+import sys
+
+REPOSITORY = "{repository}"  # of pyproject.toml
+if "google.colab" in sys.modules:
+    if "/OWNER/" in REPOSITORY:
+        raise ValueError("REPOSITORY has no owner yet: put the address there that can be cloned")
+    %pip install --quiet "smartmixed-jax[experiments] @ git+{{REPOSITORY}}"
+else:
+    sys.path.insert(0, "..")
+%matplotlib inline"""
+"""The first code cell. Once the package is on an index, its name alone will do."""
 
 
 class CellFailed(RuntimeError):
@@ -69,10 +88,31 @@ def execute(path: Path, folder: Path, *, before: str = "") -> nbformat.NotebookN
     return notebook
 
 
+def set_up() -> str:
+    """The first code cell, with the address of the repository."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return SET_UP.format(
+        repository=project["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"]
+    )
+
+
+def write_address(path: Path) -> None:
+    """Writes the first code cell, and nothing else, of a notebook."""
+    notebook = nbformat.read(path, as_version=4)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    first.source = set_up()
+    nbformat.write(notebook, path)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs the notebooks named, or all; returns the exit status."""
+    all_of_them = sorted(Path(__file__).parent.glob("*.ipynb"))
+    if list(arguments) == ["--address"]:
+        for path in all_of_them:
+            write_address(path)
+        return 0
     named = [Path(argument) for argument in arguments]
-    for path in named or sorted(Path(__file__).parent.glob("*.ipynb")):
+    for path in named or all_of_them:
         begun = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             try:

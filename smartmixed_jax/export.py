@@ -179,7 +179,7 @@ def to_onnx(
     weights. The tables are in the file's metadata, JSON under `METADATA`.
 
     Args:
-        model, example, variables, tables, path: as for `to_stablehlo`.
+        model: as for `to_stablehlo`, and so are the others.
 
     Returns:
         onnx.ModelProto, as onnx.checker takes it.

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,10 @@ def load(path):
     return module
 
 
+sys.path.append(str(ROOT / "docs"))  # build.py and its neighbours
 site = load(ROOT / "docs" / "build.py")
+equations = site.equations
+notebook_pages = site.notebook_pages
 results = load(ROOT / "docs" / "results.py")
 
 
@@ -155,20 +159,141 @@ def test_a_link_to_no_file_of_the_repository_raises_naming_it(repository, target
 
 
 def test_the_links_of_the_real_pages_lead_to_files(tmp_path):
-    assert {"index.md", "your_model.md"} <= set(site.gather(tmp_path))
+    written = site.gather(tmp_path)
+    assert {"index.md", "your_model.md", "CHANGELOG.md"} <= set(written)
+    navigation = "\n".join(site.navigation(written))
+    for page in written:
+        assert navigation.count(f"- {page}\n") + navigation.endswith(f"- {page}") == 1, page
 
 
-def test_a_missing_image_of_the_built_site_is_found(tmp_path):
+def test_a_page_of_docs_that_is_in_no_section_is_named(monkeypatch):
+    monkeypatch.setitem(site.NAVIGATION, "How to", ("how_to.md",))
+    with pytest.raises(ValueError, match=r"no section for scale\.md"):
+        site.navigation(["index.md", "scale.md"])
+
+
+def test_links_of_the_built_site_that_lead_nowhere_are_found(tmp_path):
     (tmp_path / "api").mkdir()
     (tmp_path / "there.png").write_text("")
-    (tmp_path / "index.html").write_text('<a href="api">no page there</a><img src="there.png">')
+    (tmp_path / "index.html").write_text(
+        '<a href="api">no page there</a><img src="there.png"><b id="here"></b><a href="#here">'
+        '<a href="#gone"><a href="">'
+    )
     (tmp_path / "api" / "page.html").write_text(
-        '<img src="../there.png?v=1"><img src="gone.png"><a href="https://a.b/c"></a><a href="#d">'
+        '<img src="../there.png?v=1"><img src="gone.png"><a href="https://a.b/c"></a>'
+        '<a href="..#here"><a href="../index.html#gone">'
     )
     assert site.broken_links(tmp_path) == [
         "api/page.html: no file for the link gone.png",
+        "api/page.html: no place for the link ../index.html#gone",
         "index.html: no file for the link api",
+        "index.html: no place for the link #gone",
     ]
+
+
+def test_every_module_links_to_its_source_at_the_address_of_the_project(tmp_path):
+    site.reference(tmp_path)
+    text = (tmp_path / "api" / "pools.md").read_text()
+    assert (
+        f"[smartmixed_jax/pools.py]({site.repository()}/blob/HEAD/smartmixed_jax/pools.py)" in text
+    )
+    assert site.repository().startswith("https://")
+
+
+# --- equations ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tex", "expected"),
+    [
+        ("x_n^2", "<msubsup><mi>x</mi><mi>n</mi><mn>2</mn></msubsup>"),
+        (r"\frac1\tau", "<mfrac><mn>1</mn><mi>τ</mi></mfrac>"),
+        (r"\sum_{k}", "<munder><mo>∑</mo><mi>k</mi></munder>"),
+        (r"\text{a b}", "<mtext>a b</mtext>"),
+        (r"\mathrm{softmax}", '<mi mathvariant="normal">softmax</mi>'),
+        ("a<b*c", "<mrow><mi>a</mi><mo>&lt;</mo><mi>b</mi><mo>&#42;</mo><mi>c</mi></mrow>"),
+    ],
+)
+def test_tex_becomes_mathml(tex, expected):
+    assert equations.mathml(tex) == f'<math display="inline">{expected}</math>'
+
+
+@pytest.mark.parametrize("tex", [r"\oint x", "{x", r"\frac1", r"\mathrm x"])
+def test_tex_that_is_not_known_or_not_whole_is_named(tex):
+    with pytest.raises(ValueError, match=re.escape(tex)):
+        equations.mathml(tex)
+
+
+def test_dollars_that_are_no_equation_stay():
+    for text in ("5 $ and 6 $", "US$5 or $6", r"\$x$", "$HOME/bin and $PATH/x"):
+        assert equations.render(text) == text
+    assert equations.render("with $x$, $y$-wise").count("<math") == 2
+    assert 'display="block"' in equations.render("so\n\n$$\ny = 1\n$$\n")
+
+
+# --- notebooks ----------------------------------------------------------------------------
+
+
+def cell(kind, source, *outputs):
+    return {"cell_type": kind, "source": source, "outputs": list(outputs)}
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    """Makes the page of a notebook of the cells given; → its text."""
+
+    def make(*cells):
+        path = tmp_path / "notebooks" / "book.ipynb"
+        path.parent.mkdir()
+        path.write_text(json.dumps({"cells": [cell("markdown", "# Book"), *cells]}))
+        folder = tmp_path / "pages"
+        return notebook_pages.page(path, folder, "https://github.com/a/b", tmp_path, str.upper)
+
+    return make
+
+
+def test_a_notebook_is_a_page_with_its_code_outputs_and_pictures(notebook, tmp_path):
+    picture = {"output_type": "execute_result", "data": {"image/png": "aGk=", "text/plain": "F"}}
+    text = notebook(
+        cell("code", "import google.colab"),
+        cell("markdown", ["## Part\n", "said"]),
+        cell(
+            "code",
+            ["x = 1\n", "x"],
+            {"output_type": "stream", "text": ["out\n"]},
+            picture,
+            {"output_type": "execute_result", "data": {"text/plain": "3"}},
+        ),
+    )
+    colab = "https://colab.research.google.com/github/a/b/blob/HEAD/notebooks/book.ipynb"
+    assert text.split("\n\n") == [
+        "# BOOK",
+        f"[Open in Colab]({colab}) · [Download](book.ipynb)",
+        "## PART\nSAID",
+        "```python\nx = 1\nx\n```",
+        "```text\nout\n```",
+        "![Part](book/2-1.png)",
+        "```text\n3\n```\n",
+    ]
+    assert (tmp_path / "pages" / "book" / "2-1.png").read_bytes() == b"hi"
+
+
+def test_an_output_that_no_page_shows_is_named(notebook):
+    html = {"output_type": "display_data", "data": {"text/html": "<b>"}}
+    with pytest.raises(ValueError, match=r"book\.ipynb: no page shows .*text/html"):
+        notebook(cell("code", "x", html))
+
+
+def test_every_picture_of_the_notebooks_is_on_their_pages(tmp_path):
+    site.gather(tmp_path)
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        text = (tmp_path / "notebooks" / f"{path.stem}.md").read_text()
+        kept = path.read_text().count('"image/png"')
+        pictures = re.findall(r"^!\[.+\]\((.+)\)$", text, re.MULTILINE)
+        assert len(pictures) == kept > 0
+        for picture in pictures:
+            assert (tmp_path / "notebooks" / picture).read_bytes().startswith(b"\x89PNG")
+        assert "$" not in re.sub(r"```.*?```", "", text, flags=re.DOTALL)
 
 
 # --- pages of results ---------------------------------------------------------------------

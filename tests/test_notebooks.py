@@ -12,7 +12,14 @@ nbformat = pytest.importorskip("nbformat", reason=NEEDED)
 pytest.importorskip("nbclient", reason=NEEDED)
 pytest.importorskip("ipykernel", reason=NEEDED)
 
-from notebooks.execute import METADATA, CellFailed, execute  # noqa: E402
+from notebooks.execute import (  # noqa: E402
+    METADATA,
+    SET_UP,
+    CellFailed,
+    execute,
+    set_up,
+    write_address,
+)
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -81,38 +88,60 @@ def test_a_failed_notebook_stays_as_it_was(tmp_path):
     assert path.read_bytes() == before
 
 
-def run_set_up(monkeypatch, repository):
-    """The shell commands and magics of the first cell, as Colab would run them."""
+def test_the_first_cell_is_the_same_everywhere_and_has_the_address_of_the_project():
+    assert {cells(path, "code")[0].source for path in NOTEBOOKS} == {set_up()}, (
+        "python -m notebooks.execute --address"
+    )
+
+
+def test_a_new_address_changes_the_first_cell_alone(tmp_path, monkeypatch):
+    path = tmp_path / "book.ipynb"
+    path.write_bytes(NOTEBOOKS[0].read_bytes())
+    write_address(path)
+    assert path.read_bytes() == NOTEBOOKS[0].read_bytes()
+    monkeypatch.setattr("notebooks.execute.SET_UP", "REPOSITORY = '{repository}/moved'")
+    write_address(path)
+    first, *others = cells(path, "code")
+    assert first.source.endswith("/moved'")
+    assert others == cells(NOTEBOOKS[0], "code")[1:]
+
+
+def run_set_up(monkeypatch, repository, modules):
+    """The shell commands and magics of the first cell, as a notebook runs them."""
     from IPython.core.inputtransformer2 import TransformerManager
 
-    sources = {cells(path, "code")[0].source for path in NOTEBOOKS}
-    assert len(sources) == 1, "the notebooks set themselves up in different ways"
-    source = sources.pop().replace('REPOSITORY = ""', f"REPOSITORY = {repository!r}")
     commands = []
 
     class Shell:
-        def system(self, command):
-            commands.append(command.format(REPOSITORY=repository))
-
         def run_line_magic(self, name, line):
-            commands.append(f"%{name} {line}")
+            commands.append(f"%{name} {line}".format(REPOSITORY=repository))
 
-    monkeypatch.setitem(sys.modules, "google.colab", sys)
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, sys)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    source = SET_UP.format(repository=repository)
     exec(TransformerManager().transform_cell(source), {"get_ipython": Shell})
     return commands, sys.path[0]
 
 
-def test_the_first_cell_installs_the_notebook_on_colab(monkeypatch):
-    commands, found = run_set_up(monkeypatch, "https://example.org/repository")
-    assert commands == [
-        "git clone --quiet --depth 1 https://example.org/repository smartmixed-jax",
-        '%pip install --quiet "./smartmixed-jax[experiments]"',
-        "%matplotlib inline",
-    ]
-    assert found == "smartmixed-jax"
+INSTALL = '%pip install --quiet "smartmixed-jax[experiments] @ git+https://example.org/a/b"'
 
 
-def test_colab_without_a_repository_is_told_so(monkeypatch):
-    with pytest.raises(ValueError, match="REPOSITORY is empty: put the URL there"):
-        run_set_up(monkeypatch, "")
+@pytest.mark.parametrize(
+    ("modules", "expected", "elsewhere"),
+    [
+        ([], ["%matplotlib inline"], True),
+        (["google.colab"], [INSTALL, "%matplotlib inline"], False),
+    ],
+)
+def test_the_first_cell_installs_the_package_on_colab_alone(
+    monkeypatch, modules, expected, elsewhere
+):
+    commands, found = run_set_up(monkeypatch, "https://example.org/a/b", modules)
+    assert commands == expected
+    assert (found == "..") == elsewhere
+
+
+def test_colab_without_an_address_is_told_so(monkeypatch):
+    with pytest.raises(ValueError, match="REPOSITORY has no owner yet"):
+        run_set_up(monkeypatch, "https://example.org/OWNER/repository", ["google.colab"])
