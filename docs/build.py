@@ -29,11 +29,12 @@ READING_ORDER = (
 )
 """The modules as a reader meets them; one that is missing here comes last."""
 NAVIGATION = {
-    "": ("index.md",),
+    "": ("index.md", "tutorial.md"),
     "How to": (
         *("your_model.md", "serving.md", "your_data.md"),
         *("many_devices.md", "scale.md"),
     ),
+    "The method": ("method.md",),
     "Results": ("results.md", "benchmarks.md"),
     "Notebooks": (),
     "API reference": (),

@@ -74,7 +74,7 @@ def _nodes(tokens: _Tokens, end: str | None) -> Iterator[str]:
         base, scripts = _node(tokens), {}
         while tokens.peek() in ("_", "^"):
             kind = tokens.next()
-            scripts[kind] = _node(tokens)
+            scripts[kind] = _argument(tokens)
         yield _scripted(base, scripts, limits)
     if end is not None:
         raise ValueError(f"an equation has no {end}: {tokens.tex}")
@@ -92,6 +92,14 @@ def _scripted(base: str, scripts: dict[str, str], limits: bool) -> str:
 def _row(nodes: Iterator[str]) -> str:
     found = list(nodes)
     return found[0] if len(found) == 1 else f"<mrow>{''.join(found)}</mrow>"
+
+
+def _argument(tokens: _Tokens) -> str:
+    """Of a number without braces its first digit, as in TeX."""
+    if len(tokens.peek()) > 1 and tokens.peek()[0].isdigit():
+        number = tokens.next()
+        tokens.left[:0] = [number[0], number[1:]]
+    return _node(tokens)
 
 
 def _node(tokens: _Tokens) -> str:
@@ -118,9 +126,9 @@ def _node(tokens: _Tokens) -> str:
     if name in ("mathrm", "mathbb"):
         return _named(tokens, name)
     if name in _ACCENTS:
-        return f'<mover accent="true">{_node(tokens)}<mo>{_ACCENTS[name]}</mo></mover>'
+        return f'<mover accent="true">{_argument(tokens)}<mo>{_ACCENTS[name]}</mo></mover>'
     if name == "frac":
-        return f"<mfrac>{_node(tokens)}{_node(tokens)}</mfrac>"
+        return f"<mfrac>{_argument(tokens)}{_argument(tokens)}</mfrac>"
     raise ValueError(
         f"an equation has {token}, which docs/equations.py does not know: {tokens.tex}"
     )

@@ -89,6 +89,27 @@ def test_every_block_of_a_page_runs_in_order(page):
             exec(compile("\n" * line + program, str(page), "exec"), names)
 
 
+def test_what_the_method_costs_is_what_the_files_of_benchmarks_say():
+    text = (ROOT / "docs" / "method.md").read_text()
+    variants = {
+        "gumbel_straight_through": "phase 1",
+        "sampled_straight_through": "phase 1, sampled, draws 1",
+        "… 16 draws": "phase 1, sampled, draws 16",
+        "… a draw for each example": "phase 1, sampled, draws example",
+        "phase 2": "phase 2",
+        "uniform SELU, for comparison": "selu",
+    }
+    folder = results.FILES / "benchmarks"
+    files = [json.loads((folder / name).read_text()) for name in ("step.json", "h100/step.json")]
+    for label, variant in variants.items():
+        cells = []
+        for file in files:
+            [row] = [row for row in file["results"] if row["variant"] == variant]
+            ratio = row["ratios"]["to relu"]
+            cells.append(f"{ratio['median']:.2f} [{ratio['lower']:.2f}, {ratio['upper']:.2f}]")
+        assert f"| {label} | {' | '.join(cells)} |" in text
+
+
 def test_the_diff_on_the_page_is_that_of_the_models_which_the_tests_train():
     [(_, _, diff)] = blocks(ROOT / "docs" / "your_model.md", "diff")
     for sign, name in (("-", "inline"), ("+", "attributes")):
@@ -208,6 +229,8 @@ def test_every_module_links_to_its_source_at_the_address_of_the_project(tmp_path
     [
         ("x_n^2", "<msubsup><mi>x</mi><mi>n</mi><mn>2</mn></msubsup>"),
         (r"\frac1\tau", "<mfrac><mn>1</mn><mi>τ</mi></mfrac>"),
+        (r"\frac12", "<mfrac><mn>1</mn><mn>2</mn></mfrac>"),
+        ("12^34", "<mrow><msup><mn>12</mn><mn>3</mn></msup><mn>4</mn></mrow>"),
         (r"\sum_{k}", "<munder><mo>∑</mo><mi>k</mi></munder>"),
         (r"\text{a b}", "<mtext>a b</mtext>"),
         (r"\mathrm{softmax}", '<mi mathvariant="normal">softmax</mi>'),
