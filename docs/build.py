@@ -31,11 +31,11 @@ READING_ORDER = (
 NAVIGATION = {
     "": ("index.md", "tutorial.md"),
     "How to": (
-        *("your_model.md", "serving.md", "your_data.md"),
+        *("your_model.md", "how_to.md", "serving.md", "serving_linen.md", "your_data.md"),
         *("many_devices.md", "scale.md"),
     ),
     "The method": ("method.md",),
-    "Results": ("results.md", "benchmarks.md"),
+    "Results": ("results.md", "benchmarks.md", "gallery.md"),
     "Notebooks": (),
     "API reference": (),
     "Project": ("CHANGELOG.md",),

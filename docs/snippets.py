@@ -75,9 +75,10 @@ def write(folder: Path) -> list[Path]:
 
 def commands(files: list[Path]) -> list[list[str]]:
     """What checks them: of the checkers those that are installed."""
-    # optax and orbax declare no types to mypy; Flax has functions without annotations.
+    # optax and orbax declare no types to mypy; Flax and JAX have functions without annotations.
     mypy = ["-m", "mypy", "--strict", "--config-file=", "--python-version=3.11"]
-    mypy += ["--ignore-missing-imports", "--untyped-calls-exclude=flax", "--follow-imports=silent"]
+    mypy += ["--untyped-calls-exclude=flax", "--untyped-calls-exclude=jax"]
+    mypy += ["--ignore-missing-imports", "--follow-imports=silent"]
     mypy += [f"--cache-dir={ROOT / '.mypy_cache'}"]
     found = [[sys.executable, *mypy, *map(str, files)]]
     pyright = Path(sys.executable).parent / "basedpyright"

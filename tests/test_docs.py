@@ -221,6 +221,16 @@ def test_every_module_links_to_its_source_at_the_address_of_the_project(tmp_path
     assert site.repository().startswith("https://")
 
 
+def test_every_committed_figure_is_in_the_gallery_with_a_command_after_or_before_it():
+    text = (ROOT / "docs" / "gallery.md").read_text()
+    figures = [p for kind in ("png", "html") for p in results.FILES.glob(f"*/*.{kind}")]
+    assert len(figures) > 8
+    for path in figures:
+        assert f"](../{path.relative_to(ROOT).as_posix()})" in text, path
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        assert "```bash\npython -m experiments." in section
+
+
 # --- equations ----------------------------------------------------------------------------
 
 
