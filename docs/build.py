@@ -199,24 +199,32 @@ def navigation(written: list[str]) -> list[str]:
 
 
 class _Targets(HTMLParser):
-    """The links and images of one page, and what may be linked to in it."""
+    """Links and images of a page, what may be linked to in it, what a browser loads for it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.loaded: list[str] = []
         self.names: set[str] = {"", "__skip", "top"}
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found += [value for name, value in attrs if name in ("href", "src") and value]
         self.names |= {value for name, value in attrs if name in ("id", "name") and value}
+        loads = ("src", "href") if tag == "link" and ("rel", "canonical") not in attrs else ("src",)
+        self.loaded += [value for name, value in attrs if name in loads and value]
 
 
 def broken_links(site: Path) -> list[str]:
-    """Images and links of the built pages that lead to no file, or to no place of a page."""
+    """Images and links of the built pages that lead to no file, or to no place of a page.
+
+    What a page loads from elsewhere is among them: the site is read without a network too.
+    """
     pages = {path: _Targets(path.read_text()) for path in sorted(site.rglob("*.html"))}
     missing = []
     for page, targets in pages.items():
+        elsewhere = [target for target in targets.loaded if urlsplit(target).netloc]
+        missing += [f"{page.relative_to(site)}: loads {target}" for target in elsewhere]
         for target in targets.found:
             parts = urlsplit(target)
             if parts.scheme or parts.netloc or page.name == "404.html":

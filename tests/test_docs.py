@@ -198,7 +198,8 @@ def test_links_of_the_built_site_that_lead_nowhere_are_found(tmp_path):
     (tmp_path / "there.png").write_text("")
     (tmp_path / "index.html").write_text(
         '<a href="api">no page there</a><img src="there.png"><b id="here"></b><a href="#here">'
-        '<a href="#gone"><a href="">'
+        '<a href="#gone"><a href=""><script src="https://a.b/c.js"></script>'
+        '<link rel="stylesheet" href="//a.b/c.css"><link rel="canonical" href="https://a.b/">'
     )
     (tmp_path / "api" / "page.html").write_text(
         '<img src="../there.png?v=1"><img src="gone.png"><a href="https://a.b/c"></a>'
@@ -207,6 +208,8 @@ def test_links_of_the_built_site_that_lead_nowhere_are_found(tmp_path):
     assert site.broken_links(tmp_path) == [
         "api/page.html: no file for the link gone.png",
         "api/page.html: no place for the link ../index.html#gone",
+        "index.html: loads https://a.b/c.js",
+        "index.html: loads //a.b/c.css",
         "index.html: no file for the link api",
         "index.html: no place for the link #gone",
     ]
