@@ -63,7 +63,7 @@ def gather(pages: Path, root: Path = ROOT) -> list[str]:
         FileNotFoundError: a page links to a file that is not in the repository.
     """
     waiting = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
-    waiting += [*sorted((root / "notebooks").glob("*.ipynb")), *root.glob("CHANGELOG.md")]
+    waiting += sorted((root / "notebooks").glob("*.ipynb"))
     done: list[Path] = []
     while waiting:
         source = waiting.pop(0)

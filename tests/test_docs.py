@@ -261,7 +261,7 @@ def test_tex_that_is_not_known_or_not_whole_is_named(tex):
 
 
 def test_dollars_that_are_no_equation_stay():
-    for text in ("5 $ and 6 $", "US$5 or $6", r"\$x$", "$HOME/bin and $PATH/x"):
+    for text in ("5 $ and 6 $", "US$5 or $6", r"\$x$", "$HOME/bin and $PATH/x", "a $x$b"):
         assert equations.render(text) == text
     assert equations.render("with $x$, $y$-wise").count("<math") == 2
     assert 'display="block"' in equations.render("so\n\n$$\ny = 1\n$$\n")
@@ -329,6 +329,7 @@ def test_every_picture_of_the_notebooks_is_on_their_pages(tmp_path):
         assert len(pictures) == kept > 0
         for picture in pictures:
             assert (tmp_path / "notebooks" / picture).read_bytes().startswith(b"\x89PNG")
+        assert f"({site.notebook_pages.colab(site.repository(), f'notebooks/{path.name}')})" in text
         assert "$" not in re.sub(r"```.*?```", "", text, flags=re.DOTALL)
 
 
