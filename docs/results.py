@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.ranks import critical_difference, friedman, ranks
 from experiments.statistics import geometric_interval, interval
 from experiments.verdicts import with_ends
 
@@ -134,7 +135,23 @@ def tables(record: Record) -> tuple[str, list[str]]:
         f"beside the best uniform network ours is better on {better} of {len(rows)}, worse on "
         f"{worse}, level on the others"
     )
-    return verdict, [markdown(rows)]
+    return verdict, [markdown(rows), _ranked(record["results"])]
+
+
+def _ranked(parts: Sequence[Record]) -> str:
+    """Average ranks of the methods that every table has, and Friedman's test."""
+    shared = [name for name in parts[0]["test_rmse"] if all(name in p["test_rmse"] for p in parts)]
+    scores = [[np.mean(part["test_rmse"][name]) for name in shared] for part in parts]
+    if len(parts) < 2 or len(shared) < 3:
+        return ""
+    found = friedman(np.array(scores), lower_is_better=True)
+    average = ranks(np.array(scores), lower_is_better=True).mean(0)
+    told = ", ".join(f"{name} {rank:.1f}" for name, rank in zip(shared, average, strict=True))
+    apart = critical_difference(len(shared), len(parts))
+    return (
+        f"Average ranks over the {len(parts)} tables: {told}. Friedman's test: p = "
+        f"{found.p_value:.2g}; ranks that differ by less than {apart:.2f} are not told apart."
+    )
 
 
 def _with_error(errors: np.ndarray) -> str:
