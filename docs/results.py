@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.ranks import critical_difference, friedman, ranks
+from experiments.ranks import critical_difference, friedman
 from experiments.statistics import geometric_interval, interval
 from experiments.verdicts import with_ends
 
@@ -145,8 +145,8 @@ def _ranked(parts: Sequence[Record]) -> str:
     if len(parts) < 2 or len(shared) < 3:
         return ""
     found = friedman(np.array(scores), lower_is_better=True)
-    average = ranks(np.array(scores), lower_is_better=True).mean(0)
-    told = ", ".join(f"{name} {rank:.1f}" for name, rank in zip(shared, average, strict=True))
+    pairs = zip(shared, found.average_ranks, strict=True)
+    told = ", ".join(f"{name} {rank:.1f}" for name, rank in pairs)
     apart = critical_difference(len(shared), len(parts))
     return (
         f"Average ranks over the {len(parts)} tables: {told}. Friedman's test: p = "
