@@ -161,6 +161,20 @@ STAGES = {
         },
         ratios=True,
     ),
+    "functions_clip": Stage(
+        FUNCTIONS,
+        {
+            "clip 0.5": {"clip": 0.5},
+            "clip 0.1": {"clip": 0.1},
+            "clip 0.03": {"clip": 0.03},
+            "clip 0.01": {"clip": 0.01},
+            "clip 0.03, rate 4e-2": {"clip": 0.03, "learning_rate": 4e-2},
+            "clip 0.03, from sin 0.3": {"clip": 0.03, "start": "sin", "start_probability": 0.3},
+            "clip 0.5, from sin 0.5": {"clip": 0.5, "start": "sin", "start_probability": 0.5},
+            **uniform("relu", "tanh", "silu", "sin", "gauss", "gelu", clip=0.03),
+        },
+        ratios=True,
+    ),
     "rivals": Stage(
         FUNCTIONS[::3],
         {

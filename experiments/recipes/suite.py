@@ -41,6 +41,8 @@ RIVALS: dict[str, tuple[float, float]] = {
     "chebyshev_kan": (0.52, 1e-2),
 }
 """The time of a step by that of a step of our phase 2, and the learning rate."""
+CLIP = 0.5
+"""Of the gradient's norm, with which the rates were found."""
 VARIED: dict[str, Sequence[Any]] = {
     "points": (250, 1000, 4000, 16000),
     "label_noise": (0.0, 0.01, 0.1, 0.5),
@@ -59,6 +61,7 @@ def rival(name: str) -> dict[str, Any]:
         "method": "uniform:relu",
         "steps_per_epoch": max(1, round(STEPS / cost)),
         "learning_rate": rate,
+        "clip": CLIP,
         "schedule": "cosine",
     }
 
