@@ -261,7 +261,8 @@ What was measured, from the files in `experiments/results`. Choices were made by
 test data reported once; intervals are Student's, over the pairs of a seed or over the tasks.
 Ours is `learned`, preset `recommended`; the best uniform network is picked by validation for each
 task and seed. Errors by ours above 1 say that ours is better. The runs of MNIST, one by one:
-[architecture 3](experiments/results/mnist/report.html)."""
+[architecture 3](experiments/results/mnist/report.html),
+[architectures 1 and 9](experiments/results/mnist_architectures/report.html)."""
 
 RESULTS = (
     Section(

@@ -124,3 +124,21 @@ def test_a_study_has_the_learned_choices_first_and_seeds_in_order():
         *(("shuffled", "two_phase", seed) for seed in range(3)),
         *(("learned", "uniform:relu", seed) for seed in range(3)),
     ]
+
+
+def test_the_comparison_is_drawn_of_all_methods_with_the_same_settings(tmp_path, monkeypatch):
+    """And not once more, over it, of a variant with settings of its own."""
+    monkeypatch.chdir(tmp_path)
+    drawn = []
+
+    def draw(folders, path):
+        drawn.append((path, len(folders)))
+        return []
+
+    monkeypatch.setattr(recipes.figures, "draw_comparison", draw)
+    small = tiny_study("function:kinks")
+    study = small._replace(seeds=(0,), variants={**small.variants, "slow": {"learning_rate": 1e-4}})
+    assert recipes.run_studies([study]) == 0
+    assert all(read_finished(folder_of(config)) for config in study.configs("slow"))
+    (path, methods), *others = drawn
+    assert (path.name, methods, others) == ("comparison.png", 4, [])

@@ -70,7 +70,7 @@ def run_studies(studies: Sequence[Study]) -> int:
         plain = [name for name, changes in each.variants.items() if {*changes} <= METHOD_FIELDS]
         alike.append(each.configs(*plain))
         others += [each.configs(name) for name in each.variants if name not in plain]
-    return run_all(*alike, *others)
+    return _run([(configs, True) for configs in alike] + [(configs, False) for configs in others])
 
 
 METHOD_FIELDS = {"method", "control"}
@@ -82,18 +82,24 @@ def run_all(*groups: Sequence[Config]) -> int:
     Returns:
         The exit status: 1 if a run stopped before its end, or one line said why nothing goes on.
     """
+    return _run([(configs, True) for configs in groups])
+
+
+def _run(groups: Sequence[tuple[Sequence[Config], bool]]) -> int:
+    """Groups of configs, and whether their comparison is drawn; returns the exit status."""
 
     def work() -> int:
         keep_compilations()
-        return min(1, sum([_run_group(configs) for configs in groups]))
+        return min(1, sum([_run_group(configs, drawn) for configs, drawn in groups]))
 
     return exit_status(work)
 
 
-def _run_group(configs: Sequence[Config]) -> int:
+def _run_group(configs: Sequence[Config], drawn: bool) -> int:
     """Returns how many runs stopped before their end."""
     folders, stopped = train_and_compare(configs)
-    comparison = folder_of(configs[0]).parent / "comparison.png"
-    for path in figures.draw_comparison(folders, comparison):
-        print(path)
+    if drawn:
+        comparison = folder_of(configs[0]).parent / "comparison.png"
+        for path in figures.draw_comparison(folders, comparison):
+            print(path)
     return stopped

@@ -3,12 +3,12 @@
     python -m experiments.recipes.formula [--targets NAME ...] [--seeds N]
     python -m experiments.recipes.formula --runs RUN ...
 
-Preset `recommended` for functions, hidden widths as in WIDTHS, clip 0.5. Then experiments.pruning removes
-neurons as long as the fit stays, and the formula is read from what is left. Of the seeds that with
-the lowest error of its text on the validation points is printed, with its error on the test points,
-RMS by the standard deviation of the values. The second form reads runs of yours, functions and
-tables of values. About half a minute a run on one CPU core; the same command again trains nothing.
-Expected: experiments/LOG.md.
+Preset `recommended` for functions, hidden widths as in WIDTHS, clip 0.5. Then experiments.pruning
+removes neurons as long as the fit stays, and the formula is read from what is left. Of the seeds
+that with the lowest error of its text on the validation points is printed, with its error on the
+test points, RMS by the standard deviation of the values. The second form reads runs of yours,
+functions and tables of values. About half a minute a run on one CPU core; the same command again
+trains nothing. Expected: experiments/LOG.md.
 """
 
 import dataclasses
