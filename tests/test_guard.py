@@ -296,6 +296,8 @@ def train(monkeypatch):
 
     def export(commit: str, folder: Path) -> str:
         (folder / "experiments").mkdir(parents=True)
+        # Without it the installed package would be found before this folder.
+        (folder / "experiments" / "__init__.py").touch()
         for module in ("run", "grid"):
             text = PROGRAM.replace("RATE", commit)
             (folder / "experiments" / f"{module}.py").write_text(text)
