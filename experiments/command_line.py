@@ -77,6 +77,9 @@ class _UntilClosed(io.TextIOBase):
     def flush(self) -> None:
         self._try(self._stream.flush)
 
+    def close(self) -> None:
+        """Nothing: the stream is another's. A collected object is closed, which would flush."""
+
     def isatty(self) -> bool:
         return self._stream.isatty()
 

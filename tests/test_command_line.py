@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments import demo, grid, report
+from experiments import command_line, demo, grid, report
 from experiments import run as program
 from experiments.config import Config
 from experiments.config_options import GROUPS
@@ -152,3 +152,12 @@ def test_config_has_no_field_that_the_options_cannot_read():
     config = program.parse([])
     assert isinstance(config, Config)
     assert config == default_config()
+
+
+def test_a_stream_that_is_collected_touches_nothing(tmp_path):
+    """As when what it stood for is closed already; Python 3.13 tells of an error in that."""
+    with open(tmp_path / "told.txt", "w") as stream:
+        stood_in = command_line._UntilClosed(stream)
+        stood_in.write("told")
+    assert (tmp_path / "told.txt").read_text() == "told"
+    stood_in.close()
