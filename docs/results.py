@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.ranks import critical_difference, friedman
+from experiments.recipes import over_tasks as recipe
 from experiments.statistics import geometric_interval, interval
 from experiments.verdicts import with_ends
 
@@ -96,24 +97,13 @@ def over_tasks(record: Record) -> tuple[str, list[str]]:
     """Methods over several tasks: a table of verdicts, then every task."""
     tables = []
     for part in record["results"]:
-        ranked = sorted(part["verdicts"].items(), key=lambda item: item[1]["rank"])
         verdicts = [
-            {
-                "method": _named(name),
-                "geometric mean": _short(of["error"]),
-                "error by ours [95 %]": with_ends(of["ratio"], _short) if name != "learned" else "",
-                "ours is better on": f"{of['won']:.0%}" if name != "learned" else "",
-                "average rank": f"{of['rank']:.1f}",
-            }
-            for name, of in ranked
+            row | {"method": _named(row["method"])}
+            for row in recipe.verdict_rows(part["verdicts"], _short)
         ]
         by_task = [
-            {"task": _named(task)}
-            | {
-                _named(name): _short(math.exp(np.mean(np.log(errors[row]))))
-                for name, errors in part["errors"].items()
-            }
-            for row, task in enumerate(part["tasks"])
+            {_named(name): cell for name, cell in row.items()} | {"task": _named(row["task"])}
+            for row in recipe.task_rows(part["errors"], part["tasks"], _short)
         ]
         tables += [markdown(verdicts), _folded("Every task", markdown(by_task))]
     return _ratio_verdict(record["results"][0]["verdicts"]["best uniform"]["ratio"]), tables
@@ -260,7 +250,7 @@ RESULTS_TEXT = """\
 What was measured, from the files in `experiments/results`. Choices were made by validation data,
 test data reported once; intervals are Student's, over the pairs of a seed or over the tasks.
 Ours is `learned`, preset `recommended`; the best uniform network is picked by validation for each
-task and seed. Errors by ours above 1 say that ours is better. The runs of MNIST, one by one:
+task and seed. Errors by `learned` above 1 say that ours is better. The runs of MNIST, one by one:
 [architecture 3](experiments/results/mnist/report.html),
 [architectures 1 and 9](experiments/results/mnist_architectures/report.html)."""
 

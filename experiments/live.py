@@ -134,6 +134,7 @@ class Follower:
 
     def __init__(self, folder: Path, writers: Sequence[Writer]) -> None:
         self._folder = folder
+        self._config: Any = read_config(folder)
         self._writers = writers
         self._epochs = 0
         self._moment: Moment | None = None
@@ -168,7 +169,7 @@ class Follower:
             except (DamagedCheckpoint, RunError):  # removed meanwhile, or not whole yet
                 return
         self._moment = moment
-        pool = tuple(self._config().activation_pool.names)
+        pool = tuple(self._config.activation_pool.names)
         for path, layer in logits.items():
             for writer in self._writers:
                 writer.values(f"logits/{path}", layer, self._epochs)
@@ -176,13 +177,10 @@ class Follower:
             choices = {p: LayerChoices(pool, layer.argmax(-1)) for p, layer in logits.items()}
             self._draw(choices, logits, "choices/phase_1")
 
-    def _config(self) -> Any:
-        return read_config(self._folder)
-
     def _draw(
         self, choices: dict[str, LayerChoices], logits: dict[str, np.ndarray], name: str
     ) -> None:
-        pixels = drawn(choice_map(RunData(self._config(), [], choices, logits)))
+        pixels = drawn(choice_map(RunData(self._config, [], choices, logits)))
         for writer in self._writers:
             writer.picture(name, pixels, self._epochs)
 
@@ -266,7 +264,7 @@ class Live:
     def look(self) -> None:
         """Hands on what is new of every run."""
         for top in self._folders:
-            for config in sorted({*top.glob(CONFIG), *top.glob(f"**/{CONFIG}")}):
+            for config in sorted(top.glob(f"**/{CONFIG}")):  # its own too
                 folder = config.parent
                 if folder not in self._followers:
                     self._followers[folder] = Follower(folder, self._writers(folder))

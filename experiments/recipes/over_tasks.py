@@ -1,7 +1,7 @@
 """Methods compared over several tasks: a table by task, and what it says of the learned choices."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +38,29 @@ def _compared(run: regret.FinishedRun) -> float:
     return run.task.objective.compared(run.summary["phases"][-1])
 
 
+Number = Callable[[float], str]
+"""How an error or a ratio is written."""
+
+
+def task_rows(
+    found: Mapping[str, Any], tasks: Sequence[str], number: Number = "{:.2g}".format
+) -> list[dict[str, str]]:
+    """A row for each task: geometric means over its seeds. Also of what `record` wrote."""
+    return [
+        {
+            "task": task,
+            **{
+                name: number(statistics.mean(list(error[row]), geometric=True))
+                for name, error in found.items()
+            },
+        }
+        for row, task in enumerate(tasks)
+    ]
+
+
 def task_table(found: Mapping[str, np.ndarray], tasks: Sequence[str]) -> str:
-    """A row for each task: geometric means over its seeds."""
-    return format_table(
-        [
-            {
-                "task": task,
-                **{
-                    name: f"{statistics.mean(error[row].tolist(), geometric=True):.2g}"
-                    for name, error in found.items()
-                },
-            }
-            for row, task in enumerate(tasks)
-        ]
-    )
+    """`task_rows` as text."""
+    return format_table(task_rows(found, tasks))
 
 
 def verdicts(found: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
@@ -75,24 +84,25 @@ def verdicts(found: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     }
 
 
-def verdict_table(found: Mapping[str, dict[str, Any]]) -> str:
-    """A row for each variant, the best first."""
-    return format_table(
-        [
-            {
-                "method": name,
-                "geometric mean": f"{numbers['error']:.2g}",
-                "by learned [95 %]": _interval(numbers["ratio"]) if name != LEARNED else "",
-                "learned is better on": f"{numbers['won']:.0%}" if name != LEARNED else "",
-                "average rank": f"{numbers['rank']:.1f}",
-            }
-            for name, numbers in sorted(found.items(), key=lambda item: item[1]["rank"])
-        ]
-    )
+def verdict_rows(
+    found: Mapping[str, Mapping[str, Any]], number: Number = "{:.2g}".format
+) -> list[dict[str, str]]:
+    """A row for each variant, the best first; `found` as `verdicts` gives it, or JSON of that."""
+    return [
+        {
+            "method": name,
+            "geometric mean": number(numbers["error"]),
+            "by learned [95 %]": with_ends(numbers["ratio"], number) if name != LEARNED else "",
+            "learned is better on": f"{numbers['won']:.0%}" if name != LEARNED else "",
+            "average rank": f"{numbers['rank']:.1f}",
+        }
+        for name, numbers in sorted(found.items(), key=lambda item: item[1]["rank"])
+    ]
 
 
-def _interval(numbers: Sequence[float]) -> str:
-    return with_ends(numbers, "{:.2g}".format)
+def verdict_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """`verdict_rows` as text."""
+    return format_table(verdict_rows(found))
 
 
 def write(
