@@ -1,12 +1,15 @@
 """The paper's grid: do learned choices beat the best uniform network, over its architectures?
 
     python -m experiments.recipes.paper [--architectures 1 3 9] [--full] [--data-dir FOLDER]
+    python -m experiments.recipes.paper --short
 
 MNIST. Per architecture and seed 20 cells: two-phase training of the presets published, described
 and recommended, the controls of the last, and with the settings of published and of recommended six
 uniform networks and PReLU (published and described differ in phase 1 only). Architectures 1, 3 and
 9 with seeds 0-4 first, then all others with seeds 0-2. The epochs are a tenth of the paper's, 5 and
-35, and of recommended its own 30; --full has the paper's 50 and 350, and seeds 0-9 of all.
+35, and of recommended its own 30; --full has the paper's 50 and 350, and seeds 0-9 of all. --short
+has recommended alone, its controls and what belongs to it, 11 cells per architecture and seed, with
+1 and 2 epochs and seeds 0-2: all 18 on a CPU.
 
 First it says what is left and how long that will take; the same command again goes on. The report
 is written after every architecture. By the 44 to 54 s of a cell of recommended with architecture 3,
@@ -19,7 +22,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -35,20 +38,28 @@ from smartmixed_jax import PAPER_POOL
 FIRST = (1, 3, 9)
 """The architectures with more seeds."""
 SEEDS = {"first": range(5), "others": range(3), "full": range(10)}
+Budget = Literal["short", "tenth", "full"]
+SHORT: dict[str, Any] = {"selective_epochs": 1, "mixed_epochs": 2}
 METHODS = ("two_phase", *(f"uniform:{name}" for name in PAPER_POOL.names), "prelu")
 CONTROLS = ("learned", "shuffled", "random", "majority")
 EPOCHS: dict[str, Any] = {"selective_epochs": 5, "mixed_epochs": 35}
 """Of published and described, without --full."""
-FOLDER = Path("runs/paper")
+FOLDERS = {
+    "short": Path("runs/paper-short"),
+    "tenth": Path("runs/paper"),
+    "full": Path("runs/paper-full"),
+}
 
 
-def bases(task: str, *, full: bool, data_dir: str | None, run_dir: Path) -> list[Config]:
-    """Of the three presets."""
-    found = [
-        dataclasses.replace(default_config("published", task), **({} if full else EPOCHS)),
-        dataclasses.replace(default_config("described", task), **({} if full else EPOCHS)),
-        default_config("recommended", task),
-    ]
+def bases(task: str, *, budget: Budget, data_dir: str | None, run_dir: Path) -> list[Config]:
+    """Of the three presets; short: of recommended alone."""
+    ours = default_config("recommended", task)
+    if budget == "short":
+        found = [dataclasses.replace(ours, **SHORT)]
+    else:
+        papers = [default_config("published", task), default_config("described", task)]
+        epochs = EPOCHS if budget == "tenth" else {}
+        found = [*(dataclasses.replace(base, **epochs) for base in papers), ours]
     places: dict[str, Any] = {"data_dir": data_dir, "run_dir": str(run_dir)}
     return [dataclasses.replace(base, **places) for base in found]
 
@@ -71,14 +82,18 @@ def cells(presets: Sequence[Config], architecture: int, seeds: Sequence[int]) ->
 
 
 def plan(
-    architectures: Sequence[int], presets: Sequence[Config], *, full: bool
+    architectures: Sequence[int], presets: Sequence[Config], *, budget: Budget
 ) -> list[list[Config]]:
     """The cells of each architecture, those with more seeds first."""
     ordered = sorted(set(architectures), key=lambda number: (number not in FIRST, number))
-    return [
-        cells(presets, number, SEEDS["full" if full else "first" if number in FIRST else "others"])
-        for number in ordered
-    ]
+    return [cells(presets, number, SEEDS[_group(number, budget)]) for number in ordered]
+
+
+def _group(architecture: int, budget: Budget) -> str:
+    """The key of SEEDS."""
+    if budget == "full":
+        return "full"
+    return "first" if budget == "tenth" and architecture in FIRST else "others"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -86,18 +101,29 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--architectures", nargs="+", type=int, choices=ARCHITECTURES, default=list(ARCHITECTURES)
     )
-    parser.add_argument("--full", action="store_true", help="the paper's epochs, ten seeds")
+    parser.add_argument(
+        "--full",
+        dest="budget",
+        action="store_const",
+        const="full",
+        help="the paper's epochs, ten seeds",
+    )
+    parser.add_argument(
+        "--short", dest="budget", action="store_const", const="short", help="recommended, 3 epochs"
+    )
+    parser.set_defaults(budget="tenth")
     parser.add_argument("--task", default="mnist", help="another task, to try it out: digits")
     parser.add_argument("--list", action="store_true", help="train nothing: say what is left")
     parser.add_argument("--data-dir")
     parser.add_argument("--run-dir", type=Path, help="[runs/paper, with --full runs/paper-full]")
     options = parser.parse_args(arguments)
-    folder = options.run_dir or (FOLDER.with_name("paper-full") if options.full else FOLDER)
+    folder = options.run_dir or FOLDERS[options.budget]
 
     def work() -> int:
         keep_compilations()
-        presets = bases(options.task, full=options.full, data_dir=options.data_dir, run_dir=folder)
-        planned = plan(options.architectures, presets, full=options.full)
+        budget: Budget = options.budget
+        presets = bases(options.task, budget=budget, data_dir=options.data_dir, run_dir=folder)
+        planned = plan(options.architectures, presets, budget=budget)
         everything = [config for of_architecture in planned for config in of_architecture]
         if options.list:
             return grid.list_cells(everything)
