@@ -4,7 +4,7 @@
 # make docs           the documentation, in site/index.html
 # make test-versions  the tests on every Python from 3.11 to 3.14 found
 # make test-oldest    quick tests with the oldest versions that are declared; test-newest; all by
-#                     TESTS=tests
+#                     TESTS=all
 # make wheel          builds wheel and sdist, and tries them in a new environment: minutes
 # make import-time    import smartmixed_jax beside flax.nnx alone: 2 minutes
 # make notebooks      runs the notebooks and keeps their outputs, 2 minutes; one by NOTEBOOK=PATH
