@@ -282,13 +282,27 @@ def test_the_page_escapes_what_users_wrote(tmp_path):
     assert text.count("<details>") == 2
 
 
+def planned_for(budget, architectures=range(1, 19)):
+    folder = paper.FOLDERS[budget]
+    presets = paper.bases("mnist", budget=budget, data_dir=None, run_dir=folder)
+    return presets, paper.plan(architectures, presets, budget=budget)
+
+
 def test_every_seed_of_the_paper_and_its_epochs():
-    presets = paper.bases("mnist", full=False, data_dir=None, run_dir=paper.FOLDER)
-    planned = paper.plan(range(1, 19), presets, full=False)
+    _, planned = planned_for("tenth")
     assert [len(cells) for cells in planned] == [100] * 3 + [60] * 15
     assert [cells[0].architecture for cells in planned[:4]] == [1, 3, 9, 2]
     everything = [config for cells in planned for config in cells]
     assert len({config.run_dir for config in everything}) == len(everything) == 1200
-    full = paper.bases("mnist", full=True, data_dir=None, run_dir=paper.FOLDER)
+    full, (of_full,) = planned_for("full", [2])
     assert [(c.selective_epochs, c.mixed_epochs) for c in full] == [(50, 350), (50, 350), (10, 20)]
-    assert len(paper.plan([2], full, full=True)[0]) == 200
+    assert len(of_full) == 200
+
+
+def test_the_short_budget_has_recommended_alone_with_three_seeds_everywhere():
+    (preset,), planned = planned_for("short")
+    assert preset.preset == "recommended"
+    assert [len(cells) for cells in planned] == [33] * 18
+    assert {cell.seed for cells in planned for cell in cells} == {0, 1, 2}
+    steps = {(c.selective_epochs, c.mixed_epochs, c.steps_per_epoch) for c in sum(planned, [])}
+    assert steps == {(1, 2, 150)}
