@@ -303,6 +303,8 @@ def test_the_short_budget_has_recommended_alone_with_three_seeds_everywhere():
     (preset,), planned = planned_for("short")
     assert preset.preset == "recommended"
     assert [len(cells) for cells in planned] == [33] * 18
-    assert {cell.seed for cells in planned for cell in cells} == {0, 1, 2}
-    steps = {(c.selective_epochs, c.mixed_epochs, c.steps_per_epoch) for c in sum(planned, [])}
-    assert steps == {(1, 2, 150)}
+    everything = [config for cells in planned for config in cells]
+    assert {c.seed for c in everything} == {0, 1, 2}
+    assert {(c.selective_epochs, c.mixed_epochs, c.steps_per_epoch) for c in everything} == {
+        (1, 2, 150)
+    }
