@@ -6,7 +6,6 @@ Every section gives its numbers, the command that makes them, and where and when
 """
 
 import json
-import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from experiments.ranks import critical_difference, friedman
 from experiments.recipes import over_tasks as recipe
+from experiments.recipes.tables import with_error
 from experiments.statistics import geometric_interval, interval
 from experiments.verdicts import with_ends
 
@@ -101,6 +101,12 @@ def over_tasks(record: Record) -> tuple[str, list[str]]:
             row | {"method": _named(row["method"])}
             for row in recipe.verdict_rows(part["verdicts"], _short)
         ]
+        if beside_start := part.get(recipe.BESIDE_BEST_START):
+            ratio = with_ends(beside_start["best uniform"]["ratio"], _short)
+            tables.append(
+                "As many runs of ours as of uniform networks, each from another function, the best "
+                f"by validation (best start): the best uniform network has {ratio} times its error."
+            )
         by_task = [
             {_named(name): cell for name, cell in row.items()} | {"task": _named(row["task"])}
             for row in recipe.task_rows(part["errors"], part["tasks"], _short)
@@ -118,7 +124,7 @@ def tables(record: Record) -> tuple[str, list[str]]:
         better, worse = better + (ratios[1] > 1), worse + (ratios[2] < 1)
         rows.append(
             {"table": f"{part['table']}, {len(of['learned'])} splits"}
-            | {name: _with_error(errors) for name, errors in of.items()}
+            | {name: with_error(errors) for name, errors in of.items()}
             | {"best uniform / learned [95 %]": with_ends(ratios, "{:.3f}".format)}
         )
     verdict = (
@@ -142,10 +148,6 @@ def _ranked(parts: Sequence[Record]) -> str:
         f"Average ranks over the {len(parts)} tables: {told}. Friedman's test: p = "
         f"{found.p_value:.2g}; ranks that differ by less than {apart:.2f} are not told apart."
     )
-
-
-def _with_error(errors: np.ndarray) -> str:
-    return f"{errors.mean():.3g} ± {errors.std(ddof=1) / math.sqrt(len(errors)):.1g}"
 
 
 def images(record: Record) -> tuple[str, list[str]]:

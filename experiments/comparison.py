@@ -11,6 +11,9 @@ from experiments.run_folder import FinishedRun, TaskRecord, read_finished
 
 LEARNED = "two_phase"
 BEST_UNIFORM = "best uniform, by validation"
+BEST_START = "best start, by validation"
+START = ("start ", "start_probability ")
+"""How the details of a start begin."""
 
 
 class Row(NamedTuple):
@@ -62,15 +65,29 @@ class Comparison:
 
     def best_uniform(self) -> list[Row]:
         """Per seed the uniform run with the best validation result; a row per set of details."""
-        best: dict[tuple[str, ...], Row] = {}
-        for row in self.rows:
-            if row.is_uniform:
-                chosen = best.setdefault(row.details, Row(BEST_UNIFORM, row.details, {}, {}))
-                for seed, run in row.runs.items():
-                    known = chosen.runs.get(seed)
-                    if known is None or validation_error(run) < validation_error(known):
-                        chosen.runs[seed], chosen.folders[seed] = run, row.folders[seed]
-        return list(best.values())
+        return _best(BEST_UNIFORM, [row for row in self.rows if row.is_uniform])
+
+    def best_start(self) -> list[Row]:
+        """The same of learned runs that start from several functions, named one by one."""
+        rows = [
+            row._replace(details=tuple(d for d in row.details if not d.startswith(START)))
+            for row in self.rows
+            if row.variant == LEARNED and row.config.start not in ("auto", "none")
+        ]
+        several = len({row.config.start for row in rows}) > 1
+        return _best(BEST_START, rows) if several else []
+
+
+def _best(name: str, rows: Sequence[Row]) -> list[Row]:
+    """Per seed the run with the best validation result; a row for each set of details."""
+    best: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        chosen = best.setdefault(row.details, Row(name, row.details, {}, {}))
+        for seed, run in row.runs.items():
+            known = chosen.runs.get(seed)
+            if known is None or validation_error(run) < validation_error(known):
+                chosen.runs[seed], chosen.folders[seed] = run, row.folders[seed]
+    return list(best.values())
 
 
 def validation_error(run: FinishedRun) -> float:

@@ -21,8 +21,9 @@ from flax import nnx
 from experiments.command_line import Parser, exit_status
 from experiments.evaluate import TrainedRun, load_data, load_run
 from experiments.machine import require_memory_for_jax
+from experiments.run_folder import write_bytes
 from experiments.training import networks
-from smartmixed_jax.export import load_stablehlo, to_onnx, to_stablehlo, write_whole
+from smartmixed_jax.export import load_stablehlo, to_onnx, to_stablehlo
 
 TOLERANCE = 1e-5
 """Of |file − network|, in units of max(1, the largest |output|)."""
@@ -149,7 +150,7 @@ def main(arguments: Sequence[str]) -> int:
             content, parity = export_run(load_run(options.run), options.format)
         except ImportError as error:
             raise ValueError(str(error)) from None
-        write_whole(out, content)
+        write_bytes(out, content)
         print(f"{out}: {len(content):,} bytes")
         print(
             f"on {parity.examples} test examples off by {parity.error:.1e}, "

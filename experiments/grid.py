@@ -64,14 +64,28 @@ def crossed(
     ]
 
 
+START_PROBABILITY = 0.5
+"""Of the function of a start; the others share the rest alike."""
+
+
+def start_from(name: str) -> dict[str, Any]:
+    """What a learned run changes whose neurons begin with the function."""
+    return {"start": name, "start_probability": START_PROBABILITY}
+
+
 def plan_grid(
-    bases: Sequence[Config], seeds: Sequence[int], methods: Sequence[str], controls: Sequence[str]
+    bases: Sequence[Config],
+    seeds: Sequence[int],
+    methods: Sequence[str],
+    controls: Sequence[str],
+    starts: Sequence[str] = (),
 ) -> list[Config]:
     """The config of every run; of those that compute the same the first.
 
     Args:
         bases: of every architecture and preset.
         seeds, methods, controls: crossed with each of them.
+        starts: of the learned runs, beside the start of the base.
 
     A uniform network has no choices to control, and fields that have no effect on a run take their
     preset's value there: --temperature changes the two-phase runs of a grid, and its uniform runs
@@ -80,11 +94,14 @@ def plan_grid(
     Raises:
         ValueError: a field was changed that has no effect on any of the runs.
     """
-    variants = [
+    variants: list[dict[str, Any]] = [
         {"method": method, "control": control}
         for method in methods
         for control in (controls if method == "two_phase" else ["learned"])
     ]
+    if starts and "two_phase" not in methods:
+        raise ValueError(f"starts = {' '.join(starts)} has no effect: no method is two_phase")
+    variants += [{"method": "two_phase", **start_from(name)} for name in starts]
     if "two_phase" not in methods and set(controls) != {"learned"}:
         raise ValueError(f"control = {' '.join(controls)} has no effect: no method is two_phase")
     configs = [config for base in bases for config in crossed(base, variants, seeds)]
@@ -180,7 +197,7 @@ def parse_arguments(arguments: Sequence[str]) -> Grid:
         for changes in _architectures(grid.architectures)
         for each in by_preset
     ]
-    configs = plan_grid(bases, grid.seeds, grid.methods, grid.controls)
+    configs = plan_grid(bases, grid.seeds, grid.methods, grid.controls, grid.starts)
     return Grid(configs, grid.at_once, grid.shard, grid.only_list, grid.tensorboard, grid.wandb)
 
 
@@ -231,6 +248,14 @@ def _parser() -> Parser:
         default=["learned"],
         metavar="CONTROL",
         help="of the two-phase runs: learned, shuffled, random, majority [learned]",
+    )
+    runs.add_argument(
+        "--starts",
+        nargs="+",
+        default=[],
+        metavar="FUNCTION",
+        help="two-phase runs beside these, whose neurons begin with the function with probability "
+        "1/2; the best is picked by validation",
     )
     runs.add_argument(
         "--architectures",

@@ -15,7 +15,7 @@ import rich.table
 
 from experiments import across, statistics
 from experiments.command_line import Parser, exit_status
-from experiments.comparison import BEST_UNIFORM, Comparison, Row, compare_runs
+from experiments.comparison import BEST_START, BEST_UNIFORM, Comparison, Row, compare_runs
 from experiments.names import layer_names, network_name
 from experiments.objective import Objective
 from experiments.run_folder import SUMMARY, is_complete, progress_of, read_finished
@@ -117,9 +117,9 @@ def compare(folders: Sequence[Path]) -> str:
     Of several architectures: verdicts, the paper's tables, and these scores of each.
 
     A row is a method with its control, and what else tells configs apart. The first row is the one
-    that the others are compared with. The best uniform network of a seed is picked by its
-    validation result. Where the objective has a log scale, means are geometric, and runs are
-    compared by their ratio.
+    that the others are compared with. The best uniform network of a seed, and the best of several
+    starts, is picked by its validation result. Where the objective has a log scale, means are
+    geometric, and runs are compared by their ratio.
 
     Raises:
         ValueError: see `compare_runs`.
@@ -156,7 +156,7 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
     objective, seeds = comparison.task.objective, comparison.seeds
     first = comparison.rows[0]
     rows = []
-    for row in (*comparison.rows, *comparison.best_uniform()):
+    for row in (*comparison.rows, *comparison.best_start(), *comparison.best_uniform()):
         cells = {"method": row.name, **{f"seed {seed}": _cell(row, seed) for seed in seeds}}
         if len(seeds) > 1:
             kind = "ratio to" if objective.log_scale else "minus"
@@ -170,12 +170,12 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _cell(row: Row, seed: int) -> str:
-    """The score of a run; of the best uniform network also which one it was."""
+    """The score of a run; of one that was picked also which it was."""
     if seed not in row.runs:
         return ""
     config, task, _ = row.runs[seed]
-    chosen = config.method.removeprefix("uniform:")
-    which = f" ({chosen})" if row.variant == BEST_UNIFORM else ""
+    picked = {BEST_UNIFORM: config.method.removeprefix("uniform:"), BEST_START: config.start}
+    which = f" ({picked[row.variant]})" if row.variant in picked else ""
     return task.objective.format(row.scores()[seed]) + which
 
 

@@ -25,7 +25,7 @@ def verdicts(compared: Comparison) -> list[str]:
     if learned.variant != LEARNED:
         return []
     found = []
-    for row in (*compared.best_uniform(), *rows):
+    for row in (*compared.best_uniform(), *compared.best_start(), *rows):
         pairs = statistics.pairs(learned.scores(), row.scores())
         found.append(verdict(compared.task.objective, pairs, row.name))
     return [sentence for sentence in found if sentence]

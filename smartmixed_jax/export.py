@@ -107,7 +107,7 @@ def to_stablehlo(
     with zipfile.ZipFile(buffer, "w") as file:
         for name, content in ((_HEADER, json.dumps(header, indent=1)), (_PROGRAM, program)):
             file.writestr(name, content)
-    return write_whole(path, buffer.getvalue())
+    return _write_whole(path, buffer.getvalue())
 
 
 class Exported:
@@ -214,7 +214,7 @@ def to_onnx(
     metadata = {METADATA: json.dumps(header)}
     made = _onnx_graph.to_model(graph, source_end, result_end, metadata)
     if path is not None:
-        write_whole(path, made.SerializeToString())
+        _write_whole(path, made.SerializeToString())
     return made
 
 
@@ -310,7 +310,7 @@ def _header(tables: Tables, *ends: Any) -> dict[str, Any]:
     }
 
 
-def write_whole(path: Any, content: bytes) -> bytes:
+def _write_whole(path: Any, content: bytes) -> bytes:
     """Writes the file, if there is a path: beside it first, so that it is whole or not there."""
     if path is not None:
         path = Path(path)

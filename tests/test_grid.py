@@ -74,6 +74,28 @@ def test_fields_without_effect_on_every_run_are_refused():
         grid.plan_grid([default_config()], [0], ["uniform:relu"], ["shuffled"])
 
 
+def test_starts_are_learned_runs_beside_the_others():
+    base = default_config(task="function:ratio")
+    found = grid.plan_grid(
+        [base], [0, 1], ["two_phase", "uniform:relu"], ["learned", "shuffled"], ["sin", "gauss"]
+    )
+    starts = [c for c in found if c.start != base.start]
+    assert [(c.start, c.seed) for c in starts] == [
+        ("sin", 0),
+        ("sin", 1),
+        ("gauss", 0),
+        ("gauss", 1),
+    ]
+    assert {(c.method, c.control, c.start_probability) for c in starts} == {
+        ("two_phase", "learned", 0.5)
+    }
+    assert len(found) == 6 + 4
+    with pytest.raises(ValueError, match="starts = sin has no effect: no method is two_phase"):
+        grid.plan_grid([base], [0], ["uniform:relu"], ["learned"], ["sin"])
+    with pytest.raises(ValueError, match="start = 'sine': no function of the pool"):
+        grid.plan_grid([base], [0], ["two_phase"], ["learned"], ["sine"])
+
+
 def test_the_command_trains_and_compares(tmp_path, capsys):
     arguments = ["--seeds", "0", "1", "--methods", "two_phase", "uniform:relu", *SMALL]
     arguments += ["--control", "learned", "majority", "--run-dir", str(tmp_path)]

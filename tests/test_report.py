@@ -55,6 +55,23 @@ def test_the_comparison_picks_the_best_uniform_network_by_validation(tmp_path):
     assert "mean" not in table
 
 
+def test_the_comparison_picks_the_best_start_by_validation(tmp_path):
+    folders = finished(tmp_path, {("two_phase", 0): {"validation_score": 0.95, "test_score": 0.99}})
+    for start, validation, test in (("relu", 0.91, 0.80), ("tanh", 0.90, 0.97)):
+        more = finished(
+            tmp_path / start,
+            {("two_phase", 0): {"validation_score": validation, "test_score": test}},
+            start=start,
+            start_probability=0.5,
+        )
+        if start == "tanh":
+            assert "best start" not in report.compare(folders)
+        folders += more
+    table = report.compare(folders)
+    assert row_of(table, "best start") == "best start, by validation 80.00 (relu)"
+    assert row_of(table, "two_phase, start tanh").endswith("start_probability 0.5 97.00")
+
+
 def test_the_comparison_gives_means_paired_differences_and_their_intervals(tmp_path):
     two_phase, relu = [0.90, 0.92, 0.94], [0.92, 0.93, 0.97]
     scores = {

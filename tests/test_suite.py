@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import statistics
+from experiments import recipes, statistics
 from experiments.data.targets import FIRST, SUITE
 from experiments.names import refuse_without_effect
 from experiments.presets import default_config
-from experiments.recipes import over_tasks, pde, suite
+from experiments.recipes import over_tasks, pde, regret, suite
 from experiments.run_folder import folder_of
 
 
@@ -66,8 +66,24 @@ def test_verdicts_are_over_the_targets():
     assert (said["worse"]["won"], said["mixed"]["won"]) == (1.0, pytest.approx(2 / 3))
     assert said["mixed"]["ratio"] == pytest.approx(statistics.geometric_interval([2.0, 2.0, 0.25]))
     assert said["mixed"]["rank"] == pytest.approx((2 + 2 + 1) / 3)
-    rows = over_tasks.verdict_table(said).splitlines()[2:]
+    rows = over_tasks.verdict_table(found).splitlines()[2:]
     assert [row.split()[0] for row in rows] == ["learned", "mixed", "worse"]
+
+
+def test_of_starts_and_of_uniform_networks_the_best_by_validation_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = {"hidden": (6,), "selective_epochs": 1, "mixed_epochs": 1, "steps_per_epoch": 2}
+    base = dataclasses.replace(default_config(task="function:bessel"), **tiny)
+    names = ("sin", "square", "relu")
+    made = recipes.study(base, (0, 1), uniform=names, controls=(), starts=names)
+    assert made.variants["start sin"] == {"start": "sin", "start_probability": 0.5}
+    (found,) = regret.train([made])
+    for best, kind in (("best uniform", "uniform"), ("best start", "start")):
+        for seed, picked in enumerate(found[best]):
+            runs = [found[f"{kind} {name}"][seed] for name in names]
+            losses = [run.summary["phases"][-1]["validation_loss"] for run in runs]
+            assert picked is runs[int(np.argmin(losses))]
+            assert len(set(losses)) == 3
 
 
 def test_it_trains_compares_draws_and_writes(tmp_path, monkeypatch, capsys):
@@ -76,7 +92,8 @@ def test_it_trains_compares_draws_and_writes(tmp_path, monkeypatch, capsys):
 
     def small(target, **changes):
         study = whole(target, **changes)
-        names = ["learned", "shuffled", "uniform relu", "uniform sin", "prelu"]
+        names = ["learned", "shuffled", "prelu"]
+        names += [f"{kind} {name}" for kind in ("uniform", "start") for name in ("relu", "sin")]
         variants = {n: {**study.variants[n]} for n in names if n in study.variants}
         if "prelu" in variants:
             variants["prelu"]["steps_per_epoch"] = 2
@@ -92,7 +109,12 @@ def test_it_trains_compares_draws_and_writes(tmp_path, monkeypatch, capsys):
     (result,) = json.loads(Path("suite.json").read_text())["results"]
     assert result["tasks"] == ["bessel", "cone"]
     assert np.shape(result["errors"]["prelu"]) == (2, 3)
-    assert result["verdicts"]["best uniform"]["error"] > 0
+    assert "start sin" not in result["errors"]
+    for verdicts, ours in (("verdicts", "learned"), (over_tasks.BESIDE_BEST_START, "best start")):
+        assert f"by {ours} [95 %]" in told
+        errors = (np.log(result["errors"][name]).mean() for name in ("best uniform", ours))
+        ratio = np.exp(np.subtract(*errors))
+        assert result[verdicts]["best uniform"]["ratio"][0] == pytest.approx(ratio)
     assert Path("runs/suite.png").exists()
     monkeypatch.setitem(suite.VARIED, "points", (60, 90))
     assert suite.main(["--vary", "points", "--targets", "cone", "--rivals"]) == 0

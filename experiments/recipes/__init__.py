@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from experiments import figures
 from experiments.command_line import Parser, exit_status
 from experiments.config import Config
-from experiments.grid import crossed, train_and_compare
+from experiments.grid import crossed, start_from, train_and_compare
 from experiments.names import reset_without_effect
 from experiments.run_folder import folder_of
 from experiments.training.compilation import keep_compilations
@@ -51,12 +51,22 @@ def study(
     *,
     uniform: Iterable[str],
     controls: Iterable[str] = ("shuffled", "random", "majority"),
+    starts: Iterable[str] = (),
     **others: Mapping[str, Any],
 ) -> Study:
-    """The learned choices, their controls, networks of one function, and other variants."""
+    """The learned choices, their controls, networks of one function, and other variants.
+
+    Args:
+        base, seeds: of the study.
+        uniform: functions, of a network each.
+        controls: of the learned choices.
+        starts: functions; of each a variant whose neurons have it with probability 1/2 at first.
+        others: by name, what each changes.
+    """
     variants: dict[str, Mapping[str, Any]] = {"learned": {}}
     variants |= {control: {"control": control} for control in controls}
     variants |= {f"uniform {name}": {"method": f"uniform:{name}"} for name in uniform}
+    variants |= {f"start {name}": start_from(name) for name in starts}
     return Study(base, tuple(seeds), variants | others)
 
 

@@ -16,18 +16,20 @@ from experiments.training.outcome import environment
 from experiments.verdicts import with_ends
 
 LEARNED = "learned"
+BESIDE_BEST_START = "verdicts_beside_best_start"
+"""In what `record` writes: the same verdicts, the best start as ours."""
 
 
-def errors(studies: Sequence[regret.Runs], *, every_uniform: bool = False) -> dict[str, np.ndarray]:
-    """By variant, best uniform included: the numbers by which runs are compared, [tasks, seeds].
+def errors(studies: Sequence[regret.Runs], *, every_member: bool = False) -> dict[str, np.ndarray]:
+    """By variant, what was picked included: the numbers that compare its runs, [tasks, seeds].
 
     Of tasks whose errors are compared by their ratio.
 
     Args:
         studies: the runs of each task.
-        every_uniform: each uniform network as well, not only the best of each seed.
+        every_member: each uniform network and each start as well, not only the best of each seed.
     """
-    names = [name for name in studies[0] if every_uniform or not name.startswith("uniform ")]
+    names = [name for name in studies[0] if every_member or not regret.is_member(name)]
     return {
         name: np.array([[_compared(run) for run in study[name]] for study in studies])
         for name in names
@@ -63,21 +65,21 @@ def task_table(found: Mapping[str, np.ndarray], tasks: Sequence[str]) -> str:
     return format_table(task_rows(found, tasks))
 
 
-def verdicts(found: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Of every variant: its geometric mean, and how the learned choices compare on the tasks.
+def verdicts(found: Mapping[str, np.ndarray], ours: str = LEARNED) -> dict[str, dict[str, Any]]:
+    """Of every variant: its geometric mean, and how ours compares on the tasks.
 
     Returns:
-        By variant `error`; `ratio`, its error by that of the learned choices, with the ends of the
-        95 % interval over the tasks; `won`, the share of tasks where that is above 1; and
-        `rank`, the average over the tasks.
+        By variant `error`; `ratio`, its error by that of `ours`, with the ends of the 95 % interval
+        over the tasks; `won`, the share of tasks where that is above 1; and `rank`, the average
+        over the tasks.
     """
     logs = {name: np.log(error).mean(1) for name, error in found.items()}
     average = stats.rankdata(np.stack(list(logs.values()), 1), axis=1).mean(0)
     return {
         name: {
             "error": float(np.exp(log.mean())),
-            "ratio": np.exp(statistics.interval((log - logs[LEARNED]).tolist())).tolist(),
-            "won": float(np.mean(log > logs[LEARNED])),
+            "ratio": np.exp(statistics.interval((log - logs[ours]).tolist())).tolist(),
+            "won": float(np.mean(log > logs[ours])),
             "rank": float(rank),
         }
         for (name, log), rank in zip(logs.items(), average, strict=True)
@@ -85,24 +87,30 @@ def verdicts(found: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
 
 
 def verdict_rows(
-    found: Mapping[str, Mapping[str, Any]], number: Number = "{:.2g}".format
+    found: Mapping[str, Mapping[str, Any]],
+    number: Number = "{:.2g}".format,
+    ours: str = LEARNED,
 ) -> list[dict[str, str]]:
     """A row for each variant, the best first; `found` as `verdicts` gives it, or JSON of that."""
     return [
         {
             "method": name,
             "geometric mean": number(numbers["error"]),
-            "by learned [95 %]": with_ends(numbers["ratio"], number) if name != LEARNED else "",
-            "learned is better on": f"{numbers['won']:.0%}" if name != LEARNED else "",
+            f"by {ours} [95 %]": with_ends(numbers["ratio"], number) if name != ours else "",
+            f"{ours} is better on": f"{numbers['won']:.0%}" if name != ours else "",
             "average rank": f"{numbers['rank']:.1f}",
         }
         for name, numbers in sorted(found.items(), key=lambda item: item[1]["rank"])
     ]
 
 
-def verdict_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """`verdict_rows` as text."""
-    return format_table(verdict_rows(found))
+def verdict_table(found: Mapping[str, np.ndarray]) -> str:
+    """The verdicts as text; where there is a best start, beside it as well."""
+    return "\n\n".join(
+        format_table(verdict_rows(verdicts(found, ours), ours=ours))
+        for ours in (LEARNED, regret.BEST_START)
+        if ours in found
+    )
 
 
 def write(
@@ -117,7 +125,10 @@ def write(
 def record(found: Mapping[str, np.ndarray], tasks: Sequence[str]) -> dict[str, Any]:
     """The numbers and their verdicts, as JSON takes them."""
     lists = {name: error.tolist() for name, error in found.items()}
-    return {"tasks": list(tasks), "verdicts": verdicts(found), "errors": lists}
+    content = {"tasks": list(tasks), "verdicts": verdicts(found)}
+    if regret.BEST_START in found:
+        content[BESIDE_BEST_START] = verdicts(found, regret.BEST_START)
+    return content | {"errors": lists}
 
 
 def draw_ranks(found: Mapping[str, np.ndarray], file: Path, tasks: str) -> None:

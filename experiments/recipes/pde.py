@@ -60,9 +60,9 @@ def main(arguments: Sequence[str]) -> int:
     def work() -> int:
         keep_compilations()
         studies = regret.train([study(name) for name in options.equations])
-        found = over_tasks.errors(studies, every_uniform=True)
+        found = over_tasks.errors(studies, every_member=True)
         tables = over_tasks.task_table(found, options.equations)
-        print(f"\n{tables}\n\n{over_tasks.verdict_table(over_tasks.verdicts(found))}")
+        print(f"\n{tables}\n\n{over_tasks.verdict_table(found)}")
         if options.write:
             record = over_tasks.record(found, options.equations)
             over_tasks.write(options.write, "experiments.recipes.pde", arguments, [record])

@@ -39,6 +39,9 @@ TASKS: dict[str, Callable[[str | None], list[recipes.Study]]] = {
     "cifar10": lambda data_dir: [cifar10.study(10, data_dir)],
 }
 BEST = "best uniform"
+BEST_START = "best start"
+PICKED = {"uniform ": BEST, "start ": BEST_START}
+"""Of the variants whose names begin so, the best of each seed, by its validation error."""
 KEPT = 10
 """Studies of which the compiled programs are kept, for others with data of the same shapes."""
 
@@ -74,12 +77,18 @@ def train(studies: Sequence[recipes.Study]) -> Sequence[Runs]:
         by_name: dict[str, list[FinishedRun]] = {
             name: [next(runs) for _ in study.seeds] for name in study.variants
         }
-        members = [by_name[name] for name in by_name if name.startswith("uniform ")]
-        by_name[BEST] = [
-            min(of_seed, key=validation_error) for of_seed in zip(*members, strict=True)
-        ]
+        for prefix, best in PICKED.items():
+            members = [by_name[name] for name in study.variants if name.startswith(prefix)]
+            if members:
+                seeds = zip(*members, strict=True)
+                by_name[best] = [min(of_seed, key=validation_error) for of_seed in seeds]
         found.append(by_name)
     return found
+
+
+def is_member(name: str) -> bool:
+    """A variant of which only the best counts."""
+    return name.startswith(tuple(PICKED))
 
 
 def beside(studies: Sequence[Runs], name: str) -> Beside:

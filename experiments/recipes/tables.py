@@ -192,7 +192,7 @@ def networks(table: Table, name: str, splits: int, weight: float) -> dict[str, n
     return {
         variant: np.array([_rmse(runs[variant][0]) for runs in trained])
         for variant in trained[0]
-        if not variant.startswith("uniform ")
+        if not regret.is_member(variant)
     }
 
 
@@ -208,7 +208,7 @@ def table_of(found: dict[str, dict[str, np.ndarray]]) -> str:
         [
             {
                 "table": name,
-                **{m: _with_error(of_table[m]) if m in of_table else "" for m in methods},
+                **{m: with_error(of_table[m]) if m in of_table else "" for m in methods},
                 "published": PUBLISHED.get(name, ""),
             }
             for name, of_table in found.items()
@@ -216,7 +216,8 @@ def table_of(found: dict[str, dict[str, np.ndarray]]) -> str:
     )
 
 
-def _with_error(errors: np.ndarray) -> str:
+def with_error(errors: np.ndarray) -> str:
+    """Mean ± standard error, of [splits]."""
     error = float(np.std(errors, ddof=1) / math.sqrt(len(errors))) if len(errors) > 1 else 0.0
     return f"{errors.mean():.3g} ± {error:.2g}"
 
@@ -246,7 +247,7 @@ def main(arguments: Sequence[str]) -> int:
             records.append({"table": name, "test_rmse": lists})
         shared = [m for m in next(iter(found.values())) if all(m in f for f in found.values())]
         by_table = {m: np.array([[of[m].mean()] for of in found.values()]) for m in shared}
-        print(f"\n{over_tasks.verdict_table(over_tasks.verdicts(by_table))}")
+        print(f"\n{over_tasks.verdict_table(by_table)}")
         if len(found) > 1 and len(shared) > 2:
             over_tasks.draw_ranks(by_table, FIGURE, "tables")
             print(FIGURE)
