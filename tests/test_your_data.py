@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import evaluate, figures, pruning, run
+from experiments import evaluate, figures, grid, pruning, run
 from experiments.recipes import formula
 from experiments.run_folder import is_complete
 
@@ -27,6 +27,7 @@ def run_short(options: list[str]) -> int:
 
 PROGRAMS = {
     "python -m experiments.run ": run_short,
+    "python -m experiments.grid ": lambda options: grid.main([*options, *SHORT]),
     "python -m experiments.evaluate ": evaluate.main,
     "python -m experiments.recipes.formula ": formula.main,
 }
@@ -50,15 +51,22 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
                 status = PROGRAMS[program](shlex.split(command.removeprefix(program)))
                 assert status == 0, (command, capsys.readouterr().err)
                 ran.append(command)
-    assert len(ran) == 16
+    assert len(ran) == 17
     assert names["found"].names == ("m", "v", "t")
     assert names["logits"].shape == (1, 2)
     assert len(Path("kinds.csv").read_text().splitlines()) == 13
     folders = [path.parent for path in tmp_path.glob("runs/**/config.json")]
-    assert len(folders) == 12
+    assert len(folders) == 16
     assert all(map(is_complete, folders))
     printed = capsys.readouterr().out
-    for told in ("test RMSE", "accuracy: ", "12 predictions in kinds.csv", "cube", "outside"):
+    for told in (
+        "test RMSE",
+        "accuracy: ",
+        "12 predictions in kinds.csv",
+        "cube",
+        "outside",
+        "best start",
+    ):
         assert told in printed
 
 
