@@ -271,8 +271,9 @@ RESULTS = (
     ),
     Section(
         "24 other functions, 18 of them never looked at",
-        "The same, three seeds, with a spline KAN that trains for our time. Of the best start every "
-        "neuron begins with one function with probability 1/2, picked by validation among eight.",
+        "The same, three seeds, with a spline KAN that trains for our time. The best start is picked "
+        "by validation among eight, each with one function that its neurons begin with with "
+        "probability 1/2.",
         "suite/spline_kan.json",
         over_tasks,
     ),
