@@ -271,9 +271,8 @@ RESULTS = (
     ),
     Section(
         "24 other functions, 18 of them never looked at",
-        "The same, three seeds, with a spline KAN that trains for our time. The best start is picked "
-        "by validation among eight, each with one function that its neurons begin with with "
-        "probability 1/2.",
+        "The same, three seeds, with a spline KAN that trains for our time. The best start is one "
+        "of eight, by validation: its neurons begin with the same function with probability 1/2.",
         "suite/spline_kan.json",
         over_tasks,
     ),
