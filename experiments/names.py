@@ -144,6 +144,17 @@ def row_details(configs: Sequence[Config]) -> list[tuple[str, ...]]:
     ]
 
 
+def shared_details(configs: Sequence[Config]) -> tuple[str, ...]:
+    """What all of some configs changed alike in their presets, such as "batch_size 64"."""
+    first, *others = map(changed_fields, configs)
+    shown = ("task", "preset", "seed", *NETWORK_FIELDS, *VARIANT_FIELDS)
+    return tuple(
+        f"{name} {value}"
+        for name, value in first.items()
+        if name not in shown and all(name in c and c[name] == value for c in others)
+    )
+
+
 def _differ(values: Iterable[Any]) -> bool:
     return len(set(values)) > 1
 

@@ -21,7 +21,7 @@ from experiments import across, report
 from experiments.comparison import LEARNED, Comparison, Row, compare_runs
 from experiments.config_options import words_of
 from experiments.figures import FIGURES, STYLE, MissingData, comparison, critical_difference
-from experiments.names import changed_fields, layer_names, network_name
+from experiments.names import changed_fields, layer_names, network_name, shared_details
 from experiments.run_folder import FinishedRun, is_complete, progress_of, read_finished, read_run
 from experiments.verdicts import verdicts
 
@@ -79,7 +79,7 @@ def _section(name: str, folders: Sequence[Path]) -> str:
     sentences = "".join(f"<li>{_text(sentence)}</li>" for sentence in verdicts(compared))
     note = f"<p>{_text(report.INTERVAL_NOTE)}</p>" if len(compared.seeds) > 2 else ""
     parts = [
-        f'<section id="{_id(name)}"><h2>{_text(name)}</h2>',
+        _heading(name, runs),
         f"<p>The learned choices, with 95 % intervals:</p><ul>{sentences}</ul>"
         if sentences
         else "",
@@ -102,7 +102,7 @@ def _section_of_architectures(name: str, compared: Comparison) -> str:
     }
     first = next(iter(by_name.values()))
     parts = [
-        f'<section id="{_id(name)}"><h2>{_text(name)}</h2>',
+        _heading(name, runs),
         *map(_part, across.parts(compared)),
         *_rank_figures(name, compared),
         "<h3>Each architecture, seed by seed, with the commands</h3>",
@@ -111,6 +111,13 @@ def _section_of_architectures(name: str, compared: Comparison) -> str:
         f"<p>{_text(_hardware(runs))}</p></section>",
     ]
     return "\n".join(filter(None, parts))
+
+
+def _heading(name: str, runs: Sequence[FinishedRun]) -> str:
+    """Opens the section of a task, and says what its runs changed in their presets."""
+    changed = ", ".join(shared_details([run.config for run in runs]))
+    told = f"<p>Every run: {_text(changed)}, otherwise as in its preset.</p>" if changed else ""
+    return f'<section id="{_id(name)}"><h2>{_text(name)}</h2>{told}'
 
 
 def _part(part: across.Part) -> str:

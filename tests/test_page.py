@@ -159,6 +159,17 @@ def test_the_page_has_verdicts_tables_figures_and_commands_of_every_task(written
     assert 'type="button"' in text
 
 
+def test_the_page_says_what_all_runs_changed_in_their_presets(tmp_path):
+    made = {f"seed{seed}": {"seed": seed, "batch_size": 64} for seed in (0, 1)}
+    folders = [
+        write_run(tmp_path / name, hidden=(6, 5), **changes) for name, changes in made.items()
+    ]
+    said = "<p>Every run: batch_size 64, otherwise as in its preset.</p>"
+    assert said in page.page(folders)
+    folders.append(write_run(tmp_path / "plain", hidden=(6, 5), seed=2))
+    assert "otherwise as in its preset" not in page.page(folders)
+
+
 def test_runs_that_are_not_complete_are_named(tmp_path):
     folders = runs(tmp_path, {"two_phase": [0.9, 0.8]})
     (folders[1] / "summary.json").unlink()
