@@ -259,7 +259,8 @@ test data reported once; intervals are Student's, over the pairs of a seed or ov
 Ours is `learned`, preset `recommended`; the best uniform network is picked by validation for each
 task and seed. Errors by `learned` above 1 say that ours is better. The runs of MNIST, one by one:
 [architecture 3](experiments/results/mnist/report.html),
-[architectures 1 and 9](experiments/results/mnist_architectures/report.html)."""
+[architectures 1 and 9](experiments/results/mnist_architectures/report.html),
+[all 18, 450 steps](experiments/results/mnist_architectures/short.html)."""
 
 RESULTS = (
     Section(
