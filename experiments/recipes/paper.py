@@ -113,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--task", default="mnist", help="another task, to try it out: digits")
     parser.add_argument("--list", action="store_true", help="train nothing: say what is left")
     parser.add_argument("--data-dir")
-    parser.add_argument("--run-dir", type=Path, help="[runs/paper, with --full runs/paper-full]")
+    parser.add_argument("--run-dir", type=Path, help="[runs/paper, paper-full, paper-short]")
     options = parser.parse_args(arguments)
     folder = options.run_dir or FOLDERS[options.budget]
 
