@@ -41,7 +41,7 @@ docs: $(VENV)/.dev
 
 # For two cores, one more than they are, so that none waits; more, on many cores, by WORKERS=.
 WORKERS ?= 3
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python $(PYTHON_OPTIONS) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 QUICK := XLA_FLAGS="$(XLA_FLAGS) $$($(BIN)/python tests/quick_flags.py)"
 
 # What one worker or mode compiled serves the others.

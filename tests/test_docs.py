@@ -378,4 +378,4 @@ def test_tables_count_where_ours_is_better_and_worse():
     verdict, (table, ranked) = results.tables(record(results=parts))
     assert ranked == ""
     assert "better on 2 of 3, worse on 1" in verdict
-    assert "| a, 4 splits | 1.07 ± 0.05 | 2.2 ± 0.09 |" in table
+    assert "| a, 4 splits | 1.07 ± 0.048 | 2.2 ± 0.091 |" in table
