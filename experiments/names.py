@@ -16,6 +16,8 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Config))
 NETWORK_FIELDS = ("network", "architecture", "hidden")
 VARIANT_FIELDS = ("method", "control", "carry_weights")
 """What `Config.variant` says."""
+NO_DETAILS = ("task", "preset", "seed", *NETWORK_FIELDS, *VARIANT_FIELDS)
+"""Fields that are told in other ways than as a detail of a row or a page."""
 
 
 def preset_of(config: Config) -> Config:
@@ -125,7 +127,7 @@ def row_details(configs: Sequence[Config]) -> list[tuple[str, ...]]:
         name
         for name in FIELDS
         if name in changed
-        and name not in ("task", "preset", "seed", *NETWORK_FIELDS, *VARIANT_FIELDS)
+        and name not in NO_DETAILS
         and _differ(
             getattr(config, name)
             for config, reasons in zip(configs, inert, strict=True)
@@ -147,11 +149,10 @@ def row_details(configs: Sequence[Config]) -> list[tuple[str, ...]]:
 def shared_details(configs: Sequence[Config]) -> tuple[str, ...]:
     """What all of some configs changed alike in their presets, such as "batch_size 64"."""
     first, *others = map(changed_fields, configs)
-    shown = ("task", "preset", "seed", *NETWORK_FIELDS, *VARIANT_FIELDS)
     return tuple(
         f"{name} {value}"
         for name, value in first.items()
-        if name not in shown and all(name in c and c[name] == value for c in others)
+        if name not in NO_DETAILS and all(name in c and c[name] == value for c in others)
     )
 
 
