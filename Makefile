@@ -41,7 +41,9 @@ docs: $(VENV)/.dev
 
 # For two cores, one more than they are, so that none waits; more, on many cores, by WORKERS=.
 WORKERS ?= 3
-PYTEST := $(BIN)/python $(PYTHON_OPTIONS) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# After the end of a worker that was restarted, pytest-xdist would wait for ever.
+PYTEST := $(BIN)/python $(PYTHON_OPTIONS) -m pytest -n $(WORKERS) --max-worker-restart 0 \
+  --dist loadfile --no-loadscope-reorder
 QUICK := XLA_FLAGS="$(XLA_FLAGS) $$($(BIN)/python tests/quick_flags.py)"
 
 # What one worker or mode compiled serves the others.

@@ -10,6 +10,8 @@ import jax
 import pytest
 from flax import nnx
 
+from experiments.training.compilation import release_compilations
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
@@ -27,6 +29,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if marker := item.get_closest_marker("graph_mode"):
             item.add_marker(pytest.mark.skip(reason=f"tree mode: {marker.args[0]}"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def released():
+    """A worker runs thousands of tests."""
+    yield
+    release_compilations()
 
 
 @pytest.fixture

@@ -289,4 +289,4 @@ def test_raw_files_that_deceive(name, packed, kind, working_directory, capsys):
                 opened.truncate(2**40)
     start = time.monotonic()
     assert_load_refused(name, capsys, str(working_directory))
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60, "it was read"

@@ -174,13 +174,13 @@ def assert_equal(dataset, arrays):
         np.testing.assert_array_equal(found, expected, err_msg=key)
 
 
-def assert_fails(call, *parts, seconds=5.0):
-    """`call` ends in a DataError of one line that holds `parts`, in less than `seconds`."""
+def assert_fails(call, *parts):
+    """`call` ends in a DataError of one line that holds `parts`, and does not hang."""
     start = time.monotonic()
     with pytest.raises(data.DataError) as caught:
         call()
     message = str(caught.value)
-    assert time.monotonic() - start < seconds, message
+    assert time.monotonic() - start < 25, message
     assert "\n" not in message
     for part in parts:
         assert str(part) in message
@@ -606,7 +606,7 @@ def test_name_look_up_that_hangs(places, monkeypatch):
 
 def test_download_can_be_switched_off(places, monkeypatch):
     forbid(monkeypatch, "requests", "pooch", "tensorflow_datasets")
-    assert_fails(lambda: load("mnist", places, download=False), "switched off", seconds=0.5)
+    assert_fails(lambda: load("mnist", places, download=False), "switched off")
 
 
 @pytest.mark.parametrize("works", [True, False])

@@ -18,7 +18,7 @@ from experiments.names import run_name
 from experiments.objective import CLASSIFICATION
 from experiments.presets import default_config
 from experiments.run_folder import RunError, read_finished
-from experiments.training import networks, parallel, step
+from experiments.training import compilation, networks, parallel, step
 from experiments.training.draws import draw
 from experiments.training.program import Program, compile_key
 
@@ -86,6 +86,35 @@ def epochs_run() -> Iterator[list[tuple[str, int]]]:
 
 
 # Results
+
+
+@pytest.mark.parametrize("allowed", ["10", "1000000000", None])
+def test_compiled_programs_are_let_go_of_before_memory_maps_run_out(allowed, tmp_path, monkeypatch):
+    """Between runs, when more than half are used; where there is no such number, never."""
+    (tmp_path / "maps").write_text("a map\n" * 6)
+    if allowed is not None:
+        (tmp_path / "allowed").write_text(allowed + "\n")
+    monkeypatch.setattr(compilation, "MAPS", tmp_path / "maps")
+    monkeypatch.setattr(compilation, "ALLOWED", tmp_path / "allowed")
+    times = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: times.append(len(list(tmp_path.glob("r*")))))
+    train_all([tiny(tmp_path / f"r{seed}", seed=seed) for seed in (0, 1)], at_once=1)
+    assert times == ([0, 1] if allowed == "10" else [])
+
+
+@pytest.mark.skipif(not compilation.MAPS.exists(), reason="Linux counts memory maps")
+def test_a_program_that_is_let_go_of_gives_its_memory_maps_back():
+    def used():
+        return compilation.MAPS.read_bytes().count(b"\n")
+
+    program = jax.jit(lambda x: [x * number for number in range(20)])
+    jax.clear_caches()
+    begun = used()
+    for size in range(1, 20):
+        program(jnp.ones(size))
+    grown = used() - begun
+    jax.clear_caches()
+    assert used() - begun < grown / 2
 
 
 @pytest.mark.parametrize(

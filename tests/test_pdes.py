@@ -239,9 +239,10 @@ def test_what_is_no_equation_is_one_line(mine, tmp_path, name, told, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_calls_of_a_network_stay_one_in_the_loop_of_the_steps():
+@pytest.mark.parametrize("name", pdes.EQUATIONS)
+def test_the_calls_of_a_network_stay_one_in_the_loop_of_the_steps(name):
     """XLA merges equal calls only where it has not moved parts of them out of the loop."""
-    config = dataclasses.replace(default_config(task="pde:convection"), hidden=(8, 8))
+    config = dataclasses.replace(default_config(task=f"pde:{name}"), hidden=(8, 8))
     task = load_task(config)
     model = networks.switch(networks.build_model(config, task), config, task)
     phase = start_phase(model, config, task, 1)

@@ -24,8 +24,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-
 from experiments import grid, page, recipes
 from experiments.command_line import exit_status
 from experiments.config import ARCHITECTURES, Config
@@ -135,7 +133,6 @@ def train(planned: Sequence[Sequence[Config]], remaining: Remaining, file: Path)
     """Trains one architecture after another, and writes the report of all that is complete."""
     stopped = 0
     for configs in planned:
-        jax.clear_caches()  # the programs of an architecture serve no other
         stopped += grid.train_cells(configs, remaining)
         complete = [folder_of(c) for c in remaining.configs if is_intact(folder_of(c))]
         if complete:

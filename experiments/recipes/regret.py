@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from experiments import recipes, statistics
 from experiments.command_line import exit_status
 from experiments.comparison import validation_error
@@ -42,8 +40,6 @@ BEST = "best uniform"
 BEST_START = "best start"
 PICKED = {"uniform ": BEST, "start ": BEST_START}
 """Of the variants whose names begin so, the best of each seed, by its validation error."""
-KEPT = 10
-"""Studies of which the compiled programs are kept, for others with data of the same shapes."""
 
 Runs = Mapping[str, Sequence[FinishedRun]]
 """By the name of a variant, in the order of the seeds."""
@@ -66,10 +62,8 @@ class Beside(NamedTuple):
 def train(studies: Sequence[recipes.Study]) -> Sequence[Runs]:
     """The finished runs of every study; RunError names the first that stopped."""
     found = []
-    for number, study in enumerate(studies):
+    for study in studies:
         configs = study.configs()
-        if number % KEPT == 0:
-            jax.clear_caches()  # hundreds of programs would use up the process's memory maps
         for ended in train_all(configs):
             if isinstance(ended, RunError):
                 raise ended

@@ -22,6 +22,7 @@ from experiments.config import Config, phases
 from experiments.data.tasks import Loader, Split
 from experiments.run_folder import RunError, folder_of, is_intact
 from experiments.training import devices, networks
+from experiments.training.compilation import release_compilations
 from experiments.training.outcome import go_on, switch_phase, test_phase, write_results
 from experiments.training.program import compile_key, data_key
 from experiments.training.progress import Progress
@@ -75,6 +76,7 @@ def train_all(
     load = Loader()
     stopped: Stopped = {}
     for indices in group_by_program(configs, at_once):
+        release_compilations()
         group = [configs[index] for index in indices]
         if len(group) > 1:
             stopped |= _train_group(group, load, show_progress)
