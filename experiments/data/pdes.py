@@ -60,6 +60,8 @@ def partial(u: Function, *axes: int) -> Function:
 
 
 def _along(u: Function, axis: int, x: jax.Array) -> jax.Array:
+    # Of one coordinate: a direction in all would be moved out of the loop of the steps, once for
+    # each call, and then equal calls of the network would not be merged.
     before, column, after = jnp.split(x, (axis, axis + 1), -1)
 
     def of_column(column: jax.Array) -> jax.Array:

@@ -25,7 +25,7 @@ from experiments.presets import default_config
 from experiments.recipes import images, pde, suite
 from experiments.report import format_table
 from experiments.run_folder import RunError, read_finished
-from experiments.training.compilation import keep_compilations, release_compilations
+from experiments.training.compilation import keep_compilations
 from experiments.training.parallel import train_all
 from smartmixed_jax import MODERN_POOL
 
@@ -337,7 +337,6 @@ def main(arguments: Sequence[str]) -> int:
         found: dict[str, list[list[float]]] = {name: [] for name in stage.variants}
         for task in stage.tasks:
             runs = configs(stage, task, options.seeds, options.data_dir)
-            release_compilations()
             losses = np.reshape(losses_of(runs), (len(found), len(options.seeds)))
             for name, of_variant in zip(found, losses.tolist(), strict=True):
                 found[name].append(of_variant)
