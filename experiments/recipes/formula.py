@@ -25,17 +25,15 @@ from experiments.config import Config
 from experiments.data.functions import formulas
 from experiments.data.targets import TARGETS
 from experiments.evaluate import (
-    TrainedRun,
     describe_formula,
     load_data,
     load_run,
     read_formula,
 )
 from experiments.presets import default_config
-from experiments.pruning import prune_and_refit
+from experiments.pruning import smaller
 from experiments.training.compilation import keep_compilations
 from experiments.training.train import train_and_evaluate
-from smartmixed_jax import MLP
 from smartmixed_jax.summary import Formula
 
 WIDTHS: dict[str, tuple[int, ...]] = {
@@ -47,6 +45,9 @@ WIDTHS: dict[str, tuple[int, ...]] = {
 """Hidden widths by target, (16,) for others."""
 CLIP = 0.5
 """Of the gradient's norm: at the preset's 0.03 these small networks do not reach sum_of_unlike."""
+
+LIMIT = 2e-6
+"""Of MSE / Var y: the smallest network is read that is as good."""
 
 
 class Reading(NamedTuple):
@@ -70,23 +71,10 @@ def configs(target: str, seeds: int) -> list[Config]:
     return [dataclasses.replace(base, seed=seed) for seed in range(seeds)]
 
 
-def smaller(run: TrainedRun) -> TrainedRun:
-    """The run with a network of few neurons, fitted again to its training examples.
-
-    Raises:
-        ValueError: it is no mlp with fixed choices, or its target is no number.
-    """
-    if not isinstance(run.network, MLP) or not run.tables or not run.task.objective.normalized:
-        raise ValueError(f"{run.task.name}: expected an mlp that chose its functions to fit values")
-    splits = load_data(run).splits
-    network, _ = prune_and_refit(run.network, splits["train"], splits["validation"])
-    return run._replace(network=network)
-
-
 def read(config: Config) -> Reading:
     """Trains a run of a function, or finds it trained, and reads it."""
     run = load_run(train_and_evaluate(config))
-    found, splits = read_formula(smaller(run)), load_data(run).splits
+    found, splits = read_formula(smaller(run, LIMIT)), load_data(run).splits
 
     def error(part: str, function: Callable[[np.ndarray], np.ndarray] = found) -> float:
         inputs, values = map(np.asarray, splits[part])
@@ -110,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     def work() -> int:
         keep_compilations()
         for folder in options.runs:
-            print(f"{folder}\n{describe_formula(read_formula(smaller(load_run(folder))))}\n")
+            print(f"{folder}\n{describe_formula(read_formula(smaller(load_run(folder), LIMIT)))}\n")
         for target in [] if options.runs else options.targets:
             found = [read(config) for config in configs(target, options.seeds)]
             best = min(found, key=lambda reading: reading.validation)

@@ -1,6 +1,7 @@
 """Functions not looked at before: the learned choices beside what people would use instead.
 
-    python -m experiments.recipes.suite [--targets bessel ...] [--refine] [--write FILE.json]
+    python -m experiments.recipes.suite [--targets bessel ...] [--refine | --smaller]
+        [--write FILE.json]
     python -m experiments.recipes.suite --vary points
 
 Networks d-64-64-1, preset `recommended` (6,000 steps), the 24 targets of data/targets.py with which
@@ -9,7 +10,10 @@ take our time, measured by experiments.benchmarks.rivals, and a learning rate ch
 `rivals` of experiments.recipes.search. The best uniform network, of eight, is picked by validation;
 so is the best start, of eight runs of ours, in each of which every neuron begins with another
 function with probability 1/2. These two cost the same. --refine adds a last phase of L-BFGS to
-every method. --vary repeats a part of it with other numbers of points, noise on the values, or
+every method. --smaller removes neurons
+from the networks that are compared, and fits the others again (experiments.pruning): the learned,
+the shuffled and the two that were picked; rivals then have the time of the eight starts and of
+that. --vary repeats a part of it with other numbers of points, noise on the values, or
 widths. About four hours on one CPU core; the same command again goes on. Expected:
 experiments/LOG.md.
 
@@ -18,16 +22,22 @@ intervals are over the targets.
 """
 
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments import recipes
 from experiments.command_line import exit_status
 from experiments.data.targets import SUITE
+from experiments.evaluate import load_data, load_run
 from experiments.presets import default_config
+from experiments.pruning import smaller
 from experiments.recipes import over_tasks, regret
+from experiments.run_folder import FinishedRun, folder_of
 from experiments.training.compilation import keep_compilations
 from smartmixed_jax import REGRESSION_POOL
 
@@ -54,39 +64,76 @@ VARIED: dict[str, Sequence[Any]] = {
 FEW = ("dot_product", "black_body", "sum_of_unlike", "hinge_product", "wave_packet", "bessel")
 """The targets for --vary, one of each kind."""
 FIGURE = Path("runs/suite.png")
+SMALLER = "smaller.json"
+"""In the folder of a run: the errors of its smaller network."""
+REMOVED = ("learned", "shuffled", regret.BEST, regret.BEST_START)
+"""With --smaller these are compared, and the rivals."""
+TIMES = 12
+"""Of one run of ours, about, eight starts and the removal of neurons from one take the time."""
 
 
-def rival(name: str) -> dict[str, Any]:
-    """What a network of experiments.rivals changes in the preset."""
+def rival(name: str, times: float = 1.0) -> dict[str, Any]:
+    """What a network of experiments.rivals changes in the preset; `times` the time of our run."""
     cost, rate = RIVALS[name]
     return {
         "network": f"experiments.rivals:{name}",
         "method": "uniform:relu",
-        "steps_per_epoch": max(1, round(STEPS / cost)),
+        "steps_per_epoch": max(1, round(times * STEPS / cost)),
         "learning_rate": rate,
         "clip": CLIP,
         "schedule": "cosine",
     }
 
 
-def study(target: str, *, rivals: Sequence[str] = tuple(RIVALS), **changes: Any) -> recipes.Study:
+def study(
+    target: str, *, rivals: Sequence[str] = tuple(RIVALS), times: float = 1.0, **changes: Any
+) -> recipes.Study:
     base = dataclasses.replace(default_config(task=f"function:{target}"), **changes)
-    others = {name: rival(name) for name in rivals}
+    others = {name: rival(name, times) for name in rivals}
     names = REGRESSION_POOL.names
     controls = ("shuffled", "majority")
     return recipes.study(base, SEEDS, controls=controls, uniform=names, starts=names, **others)
+
+
+def smaller_errors(found: Sequence[regret.Runs]) -> dict[str, np.ndarray]:
+    """As `over_tasks.errors`, of the smaller networks; of rivals as they are."""
+    errors = over_tasks.errors(found)
+    return {
+        name: np.array([[_of_smaller(run) for run in runs[name]] for runs in found])
+        if name in REMOVED
+        else error
+        for name, error in errors.items()
+        if name in REMOVED or name in RIVALS
+    }
+
+
+def _of_smaller(run: FinishedRun) -> float:
+    """MSE / Var y on the test points; kept in the run's folder."""
+    folder = folder_of(run.config)
+    file = folder / SMALLER
+    if not file.exists():
+        trained = smaller(load_run(folder))
+        inputs, values = map(np.asarray, load_data(trained).splits["test"])
+        error = np.mean((trained.outputs(inputs) - values) ** 2) / np.var(values)
+        neurons = [layer.kernel.shape[1] for layer in trained.network.layers[:-1]]
+        file.write_text(json.dumps({"test": float(error), "neurons": neurons}) + "\n")
+        print(f"{folder} {run.task.name} {neurons} {error:.1e}", flush=True)
+    return float(json.loads(file.read_text())["test"])
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = recipes.Parser(prog="python -m experiments.recipes.suite", description=__doc__)
     parser.add_argument("--targets", nargs="+", choices=SUITE, metavar="NAME")
     parser.add_argument("--rivals", nargs="*", choices=RIVALS, default=list(RIVALS), metavar="NAME")
-    parser.add_argument("--refine", action="store_true")
+    last = parser.add_mutually_exclusive_group()
+    last.add_argument("--refine", action="store_true")
+    last.add_argument("--smaller", action="store_true")
     parser.add_argument("--vary", choices=VARIED)
     parser.add_argument("--write", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     targets = options.targets or (FEW if options.vary else list(SUITE))
     changes: dict[str, Any] = {"refine_epochs": 2} if options.refine else {}
+    changes |= {"times": TIMES} if options.smaller else {}
     varied = [{options.vary: value} for value in VARIED[options.vary]] if options.vary else [{}]
 
     def work() -> int:
@@ -94,7 +141,8 @@ def main(arguments: Sequence[str]) -> int:
         written = []
         for more in varied:
             studies = [study(t, rivals=options.rivals, **changes, **more) for t in targets]
-            found = over_tasks.errors(regret.train(studies))
+            runs = regret.train(studies)
+            found = smaller_errors(runs) if options.smaller else over_tasks.errors(runs)
             title = ", ".join(f"{name} {value}" for name, value in more.items())
             tables = [title, over_tasks.task_table(found, targets)]
             tables.append(over_tasks.verdict_table(found))
