@@ -17,6 +17,7 @@ from scipy import linalg
 
 from experiments.evaluate import TrainedRun, load_data
 from experiments.training.models import PReLU
+from experiments.training.networks import fixed_layers
 from smartmixed_jax import MLP, FunctionTable, MixedActivation, SelectiveActivation
 from smartmixed_jax.models import uniform
 from smartmixed_jax.types import Activation
@@ -96,7 +97,9 @@ def smaller(run: TrainedRun, limit: float = 0.0) -> TrainedRun:
         raise ValueError(f"{run.task.name}: expected an mlp that chose its functions to fit values")
     splits = load_data(run).splits
     network = prune_and_refit(run.network, splits["train"], splits["validation"], limit).model
-    return run._replace(network=network)
+    network.eval()
+    tables = {path: layer.table for path, layer in fixed_layers(network).items()}
+    return run._replace(network=network, tables=tables)
 
 
 def prune_and_refit(

@@ -2,44 +2,17 @@
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_formula import network
 from test_tables import trees, write
 
 from experiments import evaluate, pruning
 from experiments.data.encoding import encoding_of, input_units
 from experiments.data.functions import sample
 from experiments.presets import default_config
-from experiments.pruning import prune_and_refit
 from experiments.recipes import formula as recipe
 from experiments.training.train import train_and_evaluate
-from smartmixed_jax.summary import formula
-
-
-def wide_sine():
-    """sin 2x3 from two neurons where one will do, and a product from three squares."""
-    kernel = [[1, 1, 0, 0, 1], [1, -1, 0, 0, 0.5], [0, 0, 2.1, 1.9, 0]]
-    functions = ["square", "square", "sin", "sin", "square"]
-    last = [[0.5], [-0.5], [0.5], [0.5], [1e-3]]
-    return network((kernel, [0, 0, 0, 0, 0]), functions, (last, [0.1]))
-
-
-def test_neurons_that_the_fit_does_not_need_are_removed():
-    x = jnp.asarray(np.random.default_rng(2).uniform(-2, 2, (400, 3)).astype(np.float32))
-    y = (x[:, 0] * x[:, 1] + jnp.sin(2 * x[:, 2]))[:, None]
-    model = wide_sine()
-    small, error = prune_and_refit(model, (x[:300], y[:300]), (x[300:], y[300:]))
-    assert small.activations[0].table.counts()["sin"] == 1
-    assert small.activations[0].table.counts()["square"] == 2
-    np.testing.assert_allclose(small(x), y, atol=1e-3)
-    found = float(jnp.mean((small(x[300:]) - y[300:]) ** 2) / jnp.var(y[300:]))
-    assert error == pytest.approx(found, rel=0.1, abs=1e-9)
-    assert str(formula(small, x)) == "x1*x2 + sin(2*x3)"
-    assert len(model.activations[0].table) == 5
-
 
 SHORT = dict(hidden=(4,), selective_epochs=1, mixed_epochs=2, steps_per_epoch=10)
 
@@ -91,8 +64,6 @@ def test_what_cannot_be_read_is_a_value_error(folder):
     uniform = run._replace(network=nnx.Linear(3, 1, rngs=nnx.Rngs(0)), tables={})
     with pytest.raises(ValueError, match="must be an MLP"):
         evaluate.read_formula(uniform)
-    with pytest.raises(ValueError, match="expected an mlp that chose"):
-        recipe.smaller(uniform)
 
 
 def test_the_recipe_prints_the_formula_of_the_best_seed_by_validation(
@@ -106,7 +77,7 @@ def test_the_recipe_prints_the_formula_of_the_best_seed_by_validation(
 
     assert {config.hidden for config in whole("rosenbrock", 2)} == {(8, 8)}
     monkeypatch.setattr(recipe, "configs", short)
-    monkeypatch.setattr(pruning, "STEPS", 3)
+    monkeypatch.setattr(pruning, "STEPS", (3, 3))
     assert recipe.main(["--targets", "product_sine", "--seeds", "2"]) == 0
     printed = capsys.readouterr().out
     readings = [recipe.read(config) for config in short("product_sine", 2)]

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import recipes, statistics
+from experiments import pruning, recipes, statistics
 from experiments.data.targets import FIRST, SUITE
+from experiments.evaluate import load_data, load_run
 from experiments.names import refuse_without_effect
 from experiments.presets import default_config
 from experiments.recipes import over_tasks, pde, regret, suite
@@ -86,7 +87,9 @@ def test_of_starts_and_of_uniform_networks_the_best_by_validation_counts(tmp_pat
             assert len(set(losses)) == 3
 
 
-def test_it_trains_compares_draws_and_writes(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def small_study(tmp_path, monkeypatch):
+    """The recipe with few variants of tiny networks."""
     monkeypatch.chdir(tmp_path)
     whole = suite.study
 
@@ -102,6 +105,9 @@ def test_it_trains_compares_draws_and_writes(tmp_path, monkeypatch, capsys):
         return study._replace(base=base, variants=variants)
 
     monkeypatch.setattr(suite, "study", small)
+
+
+def test_it_trains_compares_draws_and_writes(small_study, monkeypatch, capsys):
     words = "--targets bessel cone --rivals prelu --write suite.json"
     assert suite.main(words.split()) == 0
     told = capsys.readouterr().out
@@ -121,3 +127,48 @@ def test_it_trains_compares_draws_and_writes(tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().out
     assert "points 60" in told
     assert "points 90" in told
+
+
+def test_smaller_networks_are_compared_beside_rivals_with_their_time(
+    small_study, monkeypatch, capsys
+):
+    monkeypatch.setattr(pruning, "STEPS", (2, 2))
+    monkeypatch.setattr(suite, "CANDIDATES", 2)
+    words = ["--smaller", "--targets", "bessel", "--rivals", "prelu", "--write"]
+    assert suite.main([*words, "first.json"]) == 0
+    assert "[1, 1]" not in capsys.readouterr().out
+    (first,) = json.loads(Path("first.json").read_text())["results"]
+    picked = ["best uniform", "best start"]
+    assert {*first["errors"]} == {"learned", "shuffled", "prelu", *picked}
+    files = sorted(Path("runs").glob("**/smaller.json"))
+    assert len(files) == 3 * (2 + 2 * suite.CANDIDATES)
+    for file in files[:2]:
+        small = pruning.smaller(load_run(file.parent))
+        kept = suite.Smaller(**json.loads(file.read_text()))
+        for part in ("validation", "test"):
+            inputs, values = map(np.asarray, load_data(small).splits[part])
+            error = np.mean((small.outputs(inputs) - values) ** 2) / np.var(values)
+            assert getattr(kept, part) == pytest.approx(float(error))
+        assert kept.neurons == [layer.kernel.shape[1] for layer in small.network.layers[:-1]]
+    # What was found is read, not found again; of two the better by validation counts.
+    for place, file in enumerate(files):
+        file.write_text(json.dumps(suite.Smaller(place % 2, 5 + place, [1, 1])._asdict()))
+    monkeypatch.setattr(suite, "smaller", None)
+    assert suite.main([*words, "again.json"]) == 0
+    (again,) = json.loads(Path("again.json").read_text())["results"]
+    told = {file.parent.name: suite.Smaller(**json.loads(file.read_text())) for file in files}
+    for best, mark in (("best uniform", "uniform"), ("best start", "two_phase")):
+        for seed, error in enumerate(again["errors"][best][0]):
+            members = [
+                small
+                for name, small in told.items()
+                if mark in name and f"seed{seed}" in name and small.test == error
+            ]
+            assert [member.validation for member in members] == [0]
+
+
+def test_rivals_of_smaller_networks_have_more_steps():
+    ours, longer = suite.rival("spline_kan"), suite.rival("spline_kan", suite.TIMES)
+    ratio = longer["steps_per_epoch"] / ours["steps_per_epoch"]
+    assert ratio == pytest.approx(suite.TIMES, rel=0.1)
+    assert suite.study("bessel", times=2.0).variants["siren"] == suite.rival("siren", 2.0)

@@ -37,7 +37,7 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(figures, "draw_figures", lambda folder: [])
-    monkeypatch.setattr(pruning, "STEPS", 2)
+    monkeypatch.setattr(pruning, "STEPS", (2, 2))
     names, ran = {}, []
     for block in BLOCK.finditer(PAGE.read_text()):
         if block["file"]:

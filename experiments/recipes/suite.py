@@ -10,11 +10,11 @@ take our time, measured by experiments.benchmarks.rivals, and a learning rate ch
 `rivals` of experiments.recipes.search. The best uniform network, of eight, is picked by validation;
 so is the best start, of eight runs of ours, in each of which every neuron begins with another
 function with probability 1/2. These two cost the same. --refine adds a last phase of L-BFGS to
-every method. --smaller removes neurons
-from the networks that are compared, and fits the others again (experiments.pruning): the learned,
-the shuffled and the two that were picked; rivals then have the time of the eight starts and of
-that. --vary repeats a part of it with other numbers of points, noise on the values, or
-widths. About four hours on one CPU core; the same command again goes on. Expected:
+every method. --smaller compares networks
+from which neurons are removed, the others fitted again (experiments.pruning): the learned, the
+shuffled, and three starts and three uniform networks of each seed, of which the best is picked;
+rivals then have the time of all that. --vary repeats a part of it with other numbers of points,
+noise on the values, or widths. About four hours on one CPU core; the same command again goes on. Expected:
 experiments/LOG.md.
 
 The numbers of the tables are normalised test errors, MSE / Var y, geometric means over the seeds;
@@ -26,12 +26,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments import recipes
 from experiments.command_line import exit_status
+from experiments.comparison import validation_error
 from experiments.data.targets import SUITE
 from experiments.evaluate import load_data, load_run
 from experiments.presets import default_config
@@ -64,12 +65,12 @@ VARIED: dict[str, Sequence[Any]] = {
 FEW = ("dot_product", "black_body", "sum_of_unlike", "hinge_product", "wave_packet", "bessel")
 """The targets for --vary, one of each kind."""
 FIGURE = Path("runs/suite.png")
-SMALLER = "smaller.json"
-"""In the folder of a run: the errors of its smaller network."""
-REMOVED = ("learned", "shuffled", regret.BEST, regret.BEST_START)
-"""With --smaller these are compared, and the rivals."""
-TIMES = 12
-"""Of one run of ours, about, eight starts and the removal of neurons from one take the time."""
+KEPT = "smaller.json"
+"""In the folder of a run: what its smaller network is like."""
+CANDIDATES = 3
+"""Of uniform networks and of starts, so many are made smaller."""
+TIMES = 16
+"""Of one run of ours, about, eight starts and the removal of neurons from three take the time."""
 
 
 def rival(name: str, times: float = 1.0) -> dict[str, Any]:
@@ -95,30 +96,57 @@ def study(
     return recipes.study(base, SEEDS, controls=controls, uniform=names, starts=names, **others)
 
 
+class Smaller(NamedTuple):
+    """Of a smaller network MSE / Var y, and the neurons of its layers."""
+
+    validation: float
+    test: float
+    neurons: list[int]
+
+
 def smaller_errors(found: Sequence[regret.Runs]) -> dict[str, np.ndarray]:
-    """As `over_tasks.errors`, of the smaller networks; of rivals as they are."""
-    errors = over_tasks.errors(found)
-    return {
-        name: np.array([[_of_smaller(run) for run in runs[name]] for runs in found])
-        if name in REMOVED
-        else error
-        for name, error in errors.items()
-        if name in REMOVED or name in RIVALS
-    }
+    """As `over_tasks.errors`, of the smaller networks; of rivals as they are.
+
+    Of uniform networks and of starts the CANDIDATES of the lowest validation error are made
+    smaller, and that counts whose validation error is then the lowest.
+    """
+    as_they_are = over_tasks.errors(found)
+    errors = {name: as_they_are[name] for name in RIVALS if name in as_they_are}
+    for name in ("learned", "shuffled"):
+        errors[name] = np.array([[make_smaller(run).test for run in runs[name]] for runs in found])
+    for prefix, best in regret.PICKED.items():
+        errors[best] = np.array([_best_smaller(runs, prefix) for runs in found])
+    return errors
 
 
-def _of_smaller(run: FinishedRun) -> float:
-    """MSE / Var y on the test points; kept in the run's folder."""
+def _best_smaller(runs: regret.Runs, prefix: str) -> list[float]:
+    """The test errors, a seed each."""
+    members = [by_seed for name, by_seed in runs.items() if name.startswith(prefix)]
+    errors = []
+    for of_seed in zip(*members, strict=True):
+        candidates = sorted(of_seed, key=validation_error)[:CANDIDATES]
+        best = min(map(make_smaller, candidates), key=lambda small: small.validation)
+        errors.append(best.test)
+    return errors
+
+
+def make_smaller(run: FinishedRun) -> Smaller:
+    """What `experiments.pruning.smaller` makes of a run; kept in its folder."""
     folder = folder_of(run.config)
-    file = folder / SMALLER
+    file = folder / KEPT
     if not file.exists():
         trained = smaller(load_run(folder))
-        inputs, values = map(np.asarray, load_data(trained).splits["test"])
-        error = np.mean((trained.outputs(inputs) - values) ** 2) / np.var(values)
+        splits = load_data(trained).splits
+
+        def error(part: str) -> float:
+            inputs, values = map(np.asarray, splits[part])
+            return float(np.mean((trained.outputs(inputs) - values) ** 2) / np.var(values))
+
         neurons = [layer.kernel.shape[1] for layer in trained.network.layers[:-1]]
-        file.write_text(json.dumps({"test": float(error), "neurons": neurons}) + "\n")
-        print(f"{folder} {run.task.name} {neurons} {error:.1e}", flush=True)
-    return float(json.loads(file.read_text())["test"])
+        found = Smaller(error("validation"), error("test"), neurons)
+        file.write_text(json.dumps(found._asdict()) + "\n")
+        print(f"{folder}: {neurons} neurons, MSE / Var y {found.test:.1e}", flush=True)
+    return Smaller(**json.loads(file.read_text()))
 
 
 def main(arguments: Sequence[str]) -> int:
