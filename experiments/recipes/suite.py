@@ -9,12 +9,13 @@ the preset was not found, seeds 0-2. Uniform networks have as many steps as ours
 take our time, measured by experiments.benchmarks.rivals, and a learning rate chosen by the stage
 `rivals` of experiments.recipes.search. The best uniform network, of eight, is picked by validation;
 so is the best start, of eight runs of ours, in each of which every neuron begins with another
-function with probability 1/2. These two cost the same. --refine adds a last phase of L-BFGS to
-every method. --smaller compares networks
-from which neurons are removed, the others fitted again (experiments.pruning): the learned, the
-shuffled, and three starts and three uniform networks of each seed, of which the best is picked;
-rivals then have the time of all that. --vary repeats a part of it with other numbers of points,
-noise on the values, or widths. About four hours on one CPU core; the same command again goes on. Expected:
+function with probability 1/2. These two cost the same.
+
+--refine adds a last phase of L-BFGS to every method. --smaller compares networks from which neurons
+are removed, the others fitted again (experiments.pruning): the learned, the shuffled, and of each
+seed three starts and three uniform networks, of which the best is picked; rivals then have the time
+of all that. --vary repeats a part of it with other numbers of points, noise on the values, or
+widths. About four hours on one CPU core; the same command again goes on. Expected:
 experiments/LOG.md.
 
 The numbers of the tables are normalised test errors, MSE / Var y, geometric means over the seeds;
