@@ -26,6 +26,10 @@ SHARE = 0.2
 """Of the neurons that are left, at least one, each round removes."""
 LARGE, SMALL = 64, 30
 """Of more neurons only the last layer is fitted; of fewer the fit may take more steps."""
+WEIGHTS = 4_000
+"""Of more weights, too, only the last layer is fitted: their curvature takes a second a step."""
+ROWS = 4_096
+"""So many examples' derivatives are held at once."""
 STEPS = 20, 60
 """Of a fit of all weights, at most: from SMALL neurons on, and of fewer."""
 DAMPING = 1e-2
@@ -229,10 +233,10 @@ def _error(network: _Network, examples: Examples) -> float:
 
 
 def _remove(network: _Network, inputs: np.ndarray) -> _Network:
-    """Without the neurons of the least effect, their mean added to the bias of the next layer.
+    """Without the neurons of the least effect, what their mean gives added to the next bias.
 
     The effect is the variance of the outputs that their neuron's variation makes, to first order
-    (Molchanov et al., arXiv 1611.06440). Every layer keeps a neuron.
+    (Molchanov et al., arXiv 1611.06440). Every layer keeps that of the most.
     """
     forward = _forward(network, inputs)
     derivatives = [*_backward(network, forward)][::-1]
@@ -242,8 +246,10 @@ def _remove(network: _Network, inputs: np.ndarray) -> _Network:
             forward.values[1:], derivatives[1:], network.weights[1:], strict=True
         )
     ]
-    threshold = np.sort(np.concatenate(effects))[max(1, int(SHARE * network.neurons)) - 1]
-    kept = [(effect > threshold) | (effect == effect.max()) for effect in effects]
+    most = [effect == effect.max() for effect in effects]
+    others = np.sort(np.concatenate([e[~stays] for e, stays in zip(effects, most, strict=True)]))
+    threshold = others[: max(1, int(SHARE * network.neurons))].max(initial=-np.inf)
+    kept = [(e > threshold) | stays for e, stays in zip(effects, most, strict=True)]
     weights = []
     every = [np.ones(len(network.weights[0][0]), bool), *kept]
     for place, (kernel, bias) in enumerate(network.weights):
@@ -258,7 +264,7 @@ def _remove(network: _Network, inputs: np.ndarray) -> _Network:
 def _fit(network: _Network, train: Examples) -> _Network:
     """All weights, or those of the last layer, by least squares."""
     inputs, values = train
-    if network.neurons > LARGE:
+    if network.neurons > LARGE or _flat(network).size > WEIGHTS:
         last = _forward(network, inputs).values[-1]
         design = np.concatenate([last, np.ones_like(last[:, :1])], 1)
         solution = np.linalg.lstsq(design, values)[0]
@@ -274,15 +280,14 @@ def _levenberg_marquardt(network: _Network, train: Examples, steps: int) -> _Net
     """
     inputs, values = train
     with np.errstate(over="ignore", invalid="ignore"):
-        residual = (_forward(network, inputs).outputs - values).ravel()
+        residual = _forward(network, inputs).outputs - values
         damping, small = DAMPING, 0
         for _ in range(steps):
-            jacobian = _jacobian(network, inputs)
-            curvature, gradient = jacobian.T @ jacobian, jacobian.T @ residual
+            curvature, gradient = _parabola(network, inputs, residual)
             for _ in range(TRIES):
                 trial = _step(network, curvature, gradient, damping)
-                found = (_forward(trial, inputs).outputs - values).ravel()
-                before, after = residual @ residual, found @ found
+                found = _forward(trial, inputs).outputs - values
+                before, after = np.vdot(residual, residual), np.vdot(found, found)
                 if after < before:
                     break
                 damping *= 4
@@ -293,6 +298,20 @@ def _levenberg_marquardt(network: _Network, train: Examples, steps: int) -> _Net
             if small == PATIENCE:
                 break
     return network
+
+
+def _parabola(
+    network: _Network, inputs: np.ndarray, residual: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Half the sum of squares, around the weights: its curvature [P, P] and its gradient [P]."""
+    curvature: Any = 0
+    gradient: Any = 0
+    for first in range(0, len(inputs), ROWS):
+        rows = slice(first, first + ROWS)
+        jacobian = _jacobian(network, inputs[rows])
+        curvature = curvature + jacobian.T @ jacobian
+        gradient = gradient + jacobian.T @ residual[rows].ravel()
+    return curvature, gradient
 
 
 def _step(

@@ -188,6 +188,38 @@ def test_what_is_not_finite_ends_the_removal(monkeypatch):
     assert np.isfinite(error)
 
 
+def test_the_last_neuron_of_a_layer_does_not_end_the_removal():
+    """Even where it has less effect than every other."""
+    model = network(([[1e-3], [0], [0]], [0]), ["tanh"], (np.ones((1, 4)), [0, 1, 2, 3]),
+                    ["sin", "tanh", "gelu", "gauss"], (np.ones((4, 1)), [0]))  # fmt: skip
+    as_arrays = pruning._network_of(model)
+    for _ in range(3):
+        as_arrays = pruning._remove(as_arrays, points(20, 3))
+    assert [len(choices) for choices in as_arrays.choices] == [1, 1]
+
+
+def test_the_parabola_is_summed_over_the_rows(monkeypatch):
+    as_arrays, x = pruning._network_of(mlp(ACTIVATIONS["regression"])), points(50, 3)
+    residual = np.random.default_rng(0).standard_normal((50, 2))
+    curvature, gradient = pruning._parabola(as_arrays, x, residual)
+    monkeypatch.setattr(pruning, "ROWS", 12)
+    for whole, summed in zip(
+        (curvature, gradient), pruning._parabola(as_arrays, x, residual), strict=True
+    ):
+        np.testing.assert_allclose(summed, whole, rtol=1e-9, atol=1e-9)
+    jacobian = pruning._jacobian(as_arrays, x)
+    np.testing.assert_allclose(gradient, jacobian.T @ residual.ravel(), rtol=1e-9, atol=1e-9)
+
+
+def test_of_too_many_weights_only_the_last_layer_is_fitted(monkeypatch):
+    before = pruning._network_of(mlp(uniform(jnp.tanh), (5, 4), 1))
+    x = points(60, 3)
+    monkeypatch.setattr(pruning, "WEIGHTS", 10)
+    after = pruning._fit(before, pruning._arrays((x, np.sin(x[:, :1]))))
+    pairs = zip(before.weights, after.weights, strict=True)
+    assert [bool((old != new).any()) for (old, _), (new, _) in pairs] == [False, False, True]
+
+
 def test_a_fit_lowers_the_error_of_every_network_and_never_raises_it():
     x = points(200, 3)
     y = np.sin(x[:, :1] * x[:, 1:2])
