@@ -109,7 +109,7 @@ def load_run(folder: str | Path) -> TrainedRun:
         if not (moments := checkpoints.moments()):
             raise ValueError(f"{folder} holds no checkpoint")
         network, _ = _restore(checkpoints, moments[-1], config, task)
-    return _trained(config, task, network)
+    return trained(config, task, network)
 
 
 def load_switched(folder: str | Path) -> TrainedRun | None:
@@ -138,7 +138,7 @@ def load_switched(folder: str | Path) -> TrainedRun | None:
     tables = [layer.choices.tolist() for layer in choices.values()]
     network = networks.mixed_model(config, task, tables)
     nnx.update(network, params["weights"], params["statistics"])
-    return _trained(config, task, network)
+    return trained(config, task, network)
 
 
 def _restore(
@@ -160,7 +160,8 @@ def _restore(
     return network, position
 
 
-def _trained(config: Config, task: TaskRecord, network: Any) -> TrainedRun:
+def trained(config: Config, task: TaskRecord, network: Any) -> TrainedRun:
+    """A network of a run with its tables, in evaluation mode."""
     network.eval()
     tables = {path: layer.table for path, layer in networks.fixed_layers(network).items()}
     return TrainedRun(config, task, network, tables)

@@ -15,11 +15,9 @@ import numpy as np
 from flax import nnx
 from scipy import linalg
 
-from experiments.evaluate import TrainedRun, load_data
+from experiments.evaluate import TrainedRun, load_data, trained
 from experiments.training.models import PReLU
-from experiments.training.networks import fixed_layers
 from smartmixed_jax import MLP, FunctionTable, MixedActivation, SelectiveActivation
-from smartmixed_jax.models import uniform
 from smartmixed_jax.types import Activation
 
 SHARE = 0.2
@@ -100,10 +98,8 @@ def smaller(run: TrainedRun, limit: float = 0.0) -> TrainedRun:
     if not fixed or not run.task.objective.normalized:
         raise ValueError(f"{run.task.name}: expected an mlp that chose its functions to fit values")
     splits = load_data(run).splits
-    network = prune_and_refit(run.network, splits["train"], splits["validation"], limit).model
-    network.eval()
-    tables = {path: layer.table for path, layer in fixed_layers(network).items()}
-    return run._replace(network=network, tables=tables)
+    small = prune_and_refit(run.network, splits["train"], splits["validation"], limit)
+    return trained(run.config, run.task, small.model)
 
 
 def prune_and_refit(
@@ -165,7 +161,7 @@ def _model_of(model: MLP, network: _Network) -> MLP:
     def factory(features: int, *, rngs: Any) -> Any:
         activation, choices = next(waiting)
         if not isinstance(activation, MixedActivation):
-            return uniform(activation)(features, rngs=rngs)
+            return activation
         return MixedActivation(FunctionTable(activation.tables()[""].pool, choices))
 
     hidden, out = [len(choices) for choices in network.choices], len(network.weights[-1][1])
@@ -225,8 +221,12 @@ def _error(network: _Network, examples: Examples) -> float:
     """MSE / Var y."""
     inputs, values = examples
     with np.errstate(over="ignore", invalid="ignore"):
-        residual = _forward(network, inputs).outputs - values
-        return float(np.mean(residual**2) / np.var(values))
+        return normalized_error(_forward(network, inputs).outputs, values)
+
+
+def normalized_error(outputs: np.ndarray, values: np.ndarray) -> float:
+    """MSE / Var y of outputs [M, out_features]."""
+    return float(np.mean((outputs - values) ** 2) / np.var(values))
 
 
 # A round

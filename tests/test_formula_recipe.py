@@ -64,6 +64,8 @@ def test_what_cannot_be_read_is_a_value_error(folder):
     uniform = run._replace(network=nnx.Linear(3, 1, rngs=nnx.Rngs(0)), tables={})
     with pytest.raises(ValueError, match="must be an MLP"):
         evaluate.read_formula(uniform)
+    with pytest.raises(ValueError, match="expected an mlp that chose"):
+        recipe.smaller(uniform)
 
 
 def test_the_recipe_prints_the_formula_of_the_best_seed_by_validation(

@@ -1,5 +1,7 @@
 """Networks with fewer neurons: their derivatives, what is removed, what the fit reaches."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,20 @@ from flax import nnx
 from test_formula import network
 
 from experiments import pruning
+from experiments.evaluate import load_run
+from experiments.objective import CLASSIFICATION
+from experiments.presets import default_config
 from experiments.pruning import prune_and_refit
-from smartmixed_jax import MLP, PAPER_POOL, REGRESSION_POOL, FunctionTable, MixedActivation
+from experiments.training.models import PReLU
+from experiments.training.train import train_and_evaluate
+from smartmixed_jax import (
+    MLP,
+    PAPER_POOL,
+    REGRESSION_POOL,
+    FunctionTable,
+    MixedActivation,
+    SelectiveActivation,
+)
 from smartmixed_jax.models import uniform
 from smartmixed_jax.summary import formula
 
@@ -118,6 +132,8 @@ def test_neurons_that_the_fit_does_not_need_are_removed():
     assert small.activations[0].table.counts()["square"] == 2
     np.testing.assert_allclose(small(x), y, atol=1e-5)
     assert error < 1e-12
+    found = float(jnp.mean((small(x[300:]) - y[300:]) ** 2) / jnp.var(y[300:]))
+    assert error == pytest.approx(found, rel=0.1, abs=1e-9)
     assert str(formula(small, x)) == "x1*x2 + sin(2*x3)"
     assert len(model.activations[0].table) == 5
 
@@ -235,3 +251,23 @@ def test_a_fit_lowers_the_error_of_every_network_and_never_raises_it():
             assert changed == ([False, False, True] if large else [True] * 3), name
             limit = 1 if large else 0.5
             assert pruning._error(after, train) < limit < pruning._error(before, train), name
+
+
+def test_only_networks_whose_functions_no_longer_change_are_made_smaller(tmp_path, monkeypatch):
+    tiny = dict(hidden=(4,), selective_epochs=1, mixed_epochs=1, steps_per_epoch=2)
+    config = dataclasses.replace(default_config(task="function:kinks"), **tiny)
+    folder = train_and_evaluate(
+        dataclasses.replace(config, run_dir=str(tmp_path / "run")), show_progress=False
+    )
+    run = load_run(folder)
+    monkeypatch.setattr(pruning, "STEPS", (2, 2))
+    small = pruning.smaller(run)
+    assert small.tables["activations.0"] == small.network.activations[0].table
+    assert len(small.tables["activations.0"]) < len(run.tables["activations.0"])
+    for activation in (SelectiveActivation, PReLU):
+        changing = run._replace(network=mlp(activation, (4,), 1), tables={})
+        with pytest.raises(ValueError, match="expected an mlp that chose"):
+            pruning.smaller(changing)
+    images = run._replace(task=run.task._replace(objective=CLASSIFICATION))
+    with pytest.raises(ValueError, match="expected an mlp that chose"):
+        pruning.smaller(images)

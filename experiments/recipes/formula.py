@@ -31,7 +31,7 @@ from experiments.evaluate import (
     read_formula,
 )
 from experiments.presets import default_config
-from experiments.pruning import smaller
+from experiments.pruning import normalized_error, smaller
 from experiments.training.compilation import keep_compilations
 from experiments.training.train import train_and_evaluate
 from smartmixed_jax.summary import Formula
@@ -78,7 +78,7 @@ def read(config: Config) -> Reading:
 
     def error(part: str, function: Callable[[np.ndarray], np.ndarray] = found) -> float:
         inputs, values = map(np.asarray, splits[part])
-        return float(np.sqrt(np.mean((function(inputs) - values) ** 2) / np.var(values)))
+        return float(np.sqrt(normalized_error(function(inputs), values)))
 
     fitted = error("test", run.outputs)
     return Reading(config.seed, found, error("validation"), error("test"), fitted)

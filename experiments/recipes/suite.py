@@ -37,9 +37,9 @@ from experiments.comparison import validation_error
 from experiments.data.targets import SUITE
 from experiments.evaluate import load_data, load_run
 from experiments.presets import default_config
-from experiments.pruning import smaller
+from experiments.pruning import normalized_error, smaller
 from experiments.recipes import over_tasks, regret
-from experiments.run_folder import FinishedRun, folder_of
+from experiments.run_folder import FinishedRun, folder_of, write_text
 from experiments.training.compilation import keep_compilations
 from smartmixed_jax import REGRESSION_POOL
 
@@ -136,16 +136,16 @@ def make_smaller(run: FinishedRun) -> Smaller:
     folder = folder_of(run.config)
     file = folder / KEPT
     if not file.exists():
-        trained = smaller(load_run(folder))
-        splits = load_data(trained).splits
+        small = smaller(load_run(folder))
+        splits = load_data(small).splits
 
         def error(part: str) -> float:
             inputs, values = map(np.asarray, splits[part])
-            return float(np.mean((trained.outputs(inputs) - values) ** 2) / np.var(values))
+            return normalized_error(small.outputs(inputs), values)
 
-        neurons = [layer.kernel.shape[1] for layer in trained.network.layers[:-1]]
+        neurons = [layer.kernel.shape[1] for layer in small.network.layers[:-1]]
         found = Smaller(error("validation"), error("test"), neurons)
-        file.write_text(json.dumps(found._asdict()) + "\n")
+        write_text(file, json.dumps(found._asdict()) + "\n")
         print(f"{folder}: {neurons} neurons, MSE / Var y {found.test:.1e}", flush=True)
     return Smaller(**json.loads(file.read_text()))
 
