@@ -282,9 +282,9 @@ def test_the_page_escapes_what_users_wrote(tmp_path):
     assert text.count("<details>") == 2
 
 
-def planned_for(budget, architectures=range(1, 19)):
+def planned_for(budget, architectures=range(1, 19), names=paper.PRESET_NAMES):
     folder = paper.FOLDERS[budget]
-    presets = paper.bases("mnist", budget=budget, data_dir=None, run_dir=folder)
+    presets = paper.bases("mnist", names, budget=budget, data_dir=None, run_dir=folder)
     return presets, paper.plan(architectures, presets, budget=budget)
 
 
@@ -299,12 +299,23 @@ def test_every_seed_of_the_paper_and_its_epochs():
     assert len(of_full) == 200
 
 
-def test_the_short_budget_has_recommended_alone_with_three_seeds_everywhere():
-    (preset,), planned = planned_for("short")
-    assert preset.preset == "recommended"
-    assert [len(cells) for cells in planned] == [33] * 18
+def test_the_short_budget_has_three_seeds_everywhere_and_fewer_steps():
+    _, planned = planned_for("short")
+    assert [len(cells) for cells in planned] == [60] * 18
     everything = [config for cells in planned for config in cells]
     assert {c.seed for c in everything} == {0, 1, 2}
     assert {(c.selective_epochs, c.mixed_epochs, c.steps_per_epoch) for c in everything} == {
-        (1, 2, 150)
+        (1, 2, 150),
+        (1, 7, 150),
     }
+
+
+@pytest.mark.parametrize("presets", [["recommended"], ["published", "described"], ["described"]])
+def test_only_the_presets_that_are_asked_for_are_trained(presets):
+    found, (of_one,) = planned_for("short", [2], presets)
+    assert [base.preset for base in found] == presets
+    ours, theirs = "recommended" in presets, len({"published", "described"} & {*presets})
+    assert len(of_one) == 3 * (11 * ours + (theirs + 7 if theirs else 0))
+    two_phase = {(c.preset, c.control) for c in of_one if c.method == "two_phase"}
+    assert {preset for preset, _ in two_phase} == {*presets}
+    assert {preset for preset, control in two_phase if control != "learned"} <= {"recommended"}
