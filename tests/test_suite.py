@@ -13,7 +13,7 @@ from experiments.evaluate import load_data, load_run
 from experiments.names import refuse_without_effect
 from experiments.presets import default_config
 from experiments.recipes import over_tasks, pde, regret, suite
-from experiments.run_folder import folder_of
+from experiments.run_folder import folder_of, read_finished
 
 
 def test_its_targets_are_not_those_of_the_preset():
@@ -133,15 +133,14 @@ def test_smaller_networks_are_compared_beside_rivals_with_their_time(
     small_study, monkeypatch, capsys
 ):
     monkeypatch.setattr(pruning, "STEPS", (2, 2))
-    monkeypatch.setattr(suite, "CANDIDATES", 2)
-    words = ["--smaller", "--targets", "bessel", "--rivals", "prelu", "--write"]
+    words = ["--smaller", "2", "--targets", "bessel", "--rivals", "prelu", "--write"]
     assert suite.main([*words, "first.json"]) == 0
     assert "[1, 1]" not in capsys.readouterr().out
     (first,) = json.loads(Path("first.json").read_text())["results"]
     picked = ["best uniform", "best start"]
     assert {*first["errors"]} == {"learned", "shuffled", "prelu", *picked}
     files = sorted(Path("runs").glob("**/smaller.json"))
-    assert len(files) == 3 * (2 + 2 * suite.CANDIDATES)
+    assert len(files) == 3 * (2 + 2 * 2)
     for file in files[:2]:
         small = pruning.smaller(load_run(file.parent))
         kept = suite.Smaller(**json.loads(file.read_text()))
@@ -167,8 +166,27 @@ def test_smaller_networks_are_compared_beside_rivals_with_their_time(
             assert [member.validation for member in members] == [0]
 
 
-def test_rivals_of_smaller_networks_have_more_steps():
-    ours, longer = suite.rival("spline_kan"), suite.rival("spline_kan", suite.TIMES)
+def test_only_networks_of_the_lowest_validation_error_are_made_smaller(small_study, monkeypatch):
+    monkeypatch.setattr(pruning, "STEPS", (2, 2))
+    assert suite.main(["--smaller", "1", "--targets", "bessel", "--rivals"]) == 0
+    made = [file.parent for file in Path("runs").glob("**/smaller.json")]
+    assert len(made) == 3 * (2 + 2)
+    runs = {folder: read_finished(folder) for folder in Path("runs/bessel").iterdir()}
+    for seed in range(3):
+        for uniform in (True, False):
+            members = [
+                (run.summary["phases"][-1]["validation_loss"], folder)
+                for folder, run in runs.items()
+                if run.config.seed == seed
+                and (run.config.is_uniform if uniform else run.config.start != "none")
+            ]
+            assert [folder in made for _, folder in sorted(members)] == [True, False]
+
+
+@pytest.mark.parametrize(("smaller", "times"), [(3, 16), (8, 29.3)])
+def test_rivals_of_smaller_networks_have_more_steps(smaller, times):
+    ours = suite.rival("spline_kan")
+    longer = suite.rival("spline_kan", suite.times_with(smaller))
     ratio = longer["steps_per_epoch"] / ours["steps_per_epoch"]
-    assert ratio == pytest.approx(suite.TIMES, rel=0.1)
+    assert ratio == pytest.approx(times, rel=0.1)
     assert suite.study("bessel", times=2.0).variants["siren"] == suite.rival("siren", 2.0)

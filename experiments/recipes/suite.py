@@ -1,6 +1,6 @@
 """Functions not looked at before: the learned choices beside what people would use instead.
 
-    python -m experiments.recipes.suite [--targets bessel ...] [--refine | --smaller]
+    python -m experiments.recipes.suite [--targets bessel ...] [--refine | --smaller N]
         [--write FILE.json]
     python -m experiments.recipes.suite --vary points
 
@@ -13,8 +13,8 @@ function with probability 1/2. These two cost the same.
 
 --refine adds a last phase of L-BFGS to every method. --smaller compares networks from which neurons
 are removed, the others fitted again (experiments.pruning): the learned, the shuffled, and of each
-seed three starts and three uniform networks, of which the best is picked; rivals then have the time
-of all that. --vary repeats a part of it with other numbers of points, noise on the values, or
+seed N starts and N uniform networks (all: 8), of which the best is picked; rivals then have the
+time of all that. --vary repeats a part of it with other numbers of points, noise on the values, or
 widths. About four hours on one CPU core; the same command again goes on. Expected:
 experiments/LOG.md.
 
@@ -68,10 +68,8 @@ FEW = ("dot_product", "black_body", "sum_of_unlike", "hinge_product", "wave_pack
 FIGURE = Path("runs/suite.png")
 KEPT = "smaller.json"
 """In the folder of a run: what its smaller network is like."""
-CANDIDATES = 3
-"""Of uniform networks and of starts, so many are made smaller."""
-TIMES = 16
-"""Of one run of ours, about, eight starts and the removal of neurons from three take the time."""
+REMOVAL = 8 / 3
+"""Of one run of ours, about, the removal of neurons takes the time."""
 
 
 def rival(name: str, times: float = 1.0) -> dict[str, Any]:
@@ -105,10 +103,15 @@ class Smaller(NamedTuple):
     neurons: list[int]
 
 
-def smaller_errors(found: Sequence[regret.Runs]) -> dict[str, np.ndarray]:
+def times_with(smaller: int) -> float:
+    """Of one run of ours, the time of every start and of so many that are made smaller."""
+    return len(REGRESSION_POOL.names) + REMOVAL * smaller
+
+
+def smaller_errors(found: Sequence[regret.Runs], count: int) -> dict[str, np.ndarray]:
     """As `over_tasks.errors`, of the smaller networks; of rivals as they are.
 
-    Of uniform networks and of starts the CANDIDATES of the lowest validation error are made
+    Of uniform networks and of starts so many, those of the lowest validation error, are made
     smaller, and that counts whose validation error is then the lowest.
     """
     as_they_are = over_tasks.errors(found)
@@ -116,16 +119,16 @@ def smaller_errors(found: Sequence[regret.Runs]) -> dict[str, np.ndarray]:
     for name in ("learned", "shuffled"):
         errors[name] = np.array([[make_smaller(run).test for run in runs[name]] for runs in found])
     for prefix, best in regret.PICKED.items():
-        errors[best] = np.array([_best_smaller(runs, prefix) for runs in found])
+        errors[best] = np.array([_best_smaller(runs, prefix, count) for runs in found])
     return errors
 
 
-def _best_smaller(runs: regret.Runs, prefix: str) -> list[float]:
+def _best_smaller(runs: regret.Runs, prefix: str, count: int) -> list[float]:
     """The test errors, a seed each."""
     members = [by_seed for name, by_seed in runs.items() if name.startswith(prefix)]
     errors = []
     for of_seed in zip(*members, strict=True):
-        candidates = sorted(of_seed, key=validation_error)[:CANDIDATES]
+        candidates = sorted(of_seed, key=validation_error)[:count]
         best = min(map(make_smaller, candidates), key=lambda small: small.validation)
         errors.append(best.test)
     return errors
@@ -156,13 +159,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rivals", nargs="*", choices=RIVALS, default=list(RIVALS), metavar="NAME")
     last = parser.add_mutually_exclusive_group()
     last.add_argument("--refine", action="store_true")
-    last.add_argument("--smaller", action="store_true")
+    last.add_argument("--smaller", type=int, choices=range(1, 9), metavar="N")
     parser.add_argument("--vary", choices=VARIED)
     parser.add_argument("--write", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     targets = options.targets or (FEW if options.vary else list(SUITE))
     changes: dict[str, Any] = {"refine_epochs": 2} if options.refine else {}
-    changes |= {"times": TIMES} if options.smaller else {}
+    changes |= {"times": times_with(options.smaller)} if options.smaller else {}
     varied = [{options.vary: value} for value in VARIED[options.vary]] if options.vary else [{}]
 
     def work() -> int:
@@ -171,7 +174,10 @@ def main(arguments: Sequence[str]) -> int:
         for more in varied:
             studies = [study(t, rivals=options.rivals, **changes, **more) for t in targets]
             runs = regret.train(studies)
-            found = smaller_errors(runs) if options.smaller else over_tasks.errors(runs)
+            if options.smaller:
+                found = smaller_errors(runs, options.smaller)
+            else:
+                found = over_tasks.errors(runs)
             title = ", ".join(f"{name} {value}" for name, value in more.items())
             tables = [title, over_tasks.task_table(found, targets)]
             tables.append(over_tasks.verdict_table(found))
