@@ -35,7 +35,7 @@ NAVIGATION = {
         *("many_devices.md", "scale.md"),
     ),
     "The method": ("method.md",),
-    "Results": ("results.md", "benchmarks.md", "gallery.md"),
+    "Results": ("findings.md", "results.md", "benchmarks.md", "gallery.md"),
     "Notebooks": (),
     "API reference": (),
     "Project": ("CHANGELOG.md",),

@@ -85,8 +85,12 @@ class Pruned(NamedTuple):
     error: float
 
 
-def smaller(run: TrainedRun, limit: float = 0.0) -> TrainedRun:
+def smaller(run: TrainedRun, limit: float = 0.0, *, one_function: bool = False) -> TrainedRun:
     """The run with a network of fewer neurons: `prune_and_refit` on the data of its task.
+
+    Args:
+        run: not changed.
+        limit, one_function: see there.
 
     Raises:
         ValueError: it is no mlp of functions that no longer change, or its target is no number.
@@ -98,12 +102,18 @@ def smaller(run: TrainedRun, limit: float = 0.0) -> TrainedRun:
     if not fixed or not run.task.objective.normalized:
         raise ValueError(f"{run.task.name}: expected an mlp that chose its functions to fit values")
     splits = load_data(run).splits
-    small = prune_and_refit(run.network, splits["train"], splits["validation"], limit)
+    train, validation = splits["train"], splits["validation"]
+    small = prune_and_refit(run.network, train, validation, limit, one_function=one_function)
     return trained(run.config, run.task, small.model)
 
 
 def prune_and_refit(
-    model: MLP, train: Examples, validation: Examples, limit: float = 0.0
+    model: MLP,
+    train: Examples,
+    validation: Examples,
+    limit: float = 0.0,
+    *,
+    one_function: bool = False,
 ) -> Pruned:
     """The best of the networks with fewer and fewer neurons, down to one in each layer.
 
@@ -112,12 +122,19 @@ def prune_and_refit(
         train: what the weights are fitted to.
         validation: what the networks are compared on.
         limit: of MSE / Var y. If any network is as good as this, the smallest of them is taken.
+        one_function: all neurons get the function of the most, before the first round.
 
     Returns:
-        That of the lowest validation error, the given one among them.
+        That of the lowest validation error, the one before the first round among them.
+
+    Raises:
+        ValueError: one_function, and the pools of the layers differ.
     """
     train, validation = _arrays(train), _arrays(validation)
-    best = network = _network_of(model)
+    network = _network_of(model)
+    if one_function:
+        network = _with_majority(network)
+    best = network
     lowest = _error(network, validation)
     while (fewer := _remove(network, train[0])).neurons < network.neurons:
         network = _fit(fewer, train)
@@ -170,6 +187,14 @@ def _model_of(model: MLP, network: _Network) -> MLP:
         layer.kernel[...] = jnp.asarray(kernel, layer.kernel.dtype)
         layer.bias[...] = jnp.asarray(bias, layer.bias.dtype)
     return small
+
+
+def _with_majority(network: _Network) -> _Network:
+    """Every neuron with the function of the most; ValueError if the layers' pools differ."""
+    if len(set(network.pools)) > 1:
+        raise ValueError("one_function: expected layers that chose from one pool")
+    most = np.bincount(np.concatenate(network.choices)).argmax()
+    return network._replace(choices=[np.full_like(c, most) for c in network.choices])
 
 
 # Its outputs and their derivatives

@@ -194,6 +194,37 @@ def test_of_all_networks_that_of_the_lowest_validation_error_is_taken(monkeypatc
     assert (error, small.layers[0].kernel.shape[1]) == (3.0, 2)
 
 
+def test_with_one_function_all_neurons_get_that_of_the_most():
+    # relu is the most frequent of both layers together, in the second only sin is.
+    choices = iter([[0, 0, 0, 0, 1, 2], [0, 3, 3, 3, 1]])
+
+    def build(features, *, rngs):
+        return MixedActivation(FunctionTable(REGRESSION_POOL, next(choices)))
+
+    model, x = mlp(build, (6, 5), 1), points(80, 3)
+    small = prune_and_refit(model, *split(x, np.maximum(x[:, :1], 0)), one_function=True).model
+    assert {name for layer in small.activations for name in layer.table.names} == {"relu"}
+    assert [layer.table.choices for layer in model.activations][1] == (0, 3, 3, 3, 1)
+
+
+def test_with_one_function_a_uniform_network_is_made_smaller_as_it_is():
+    model, x = mlp(uniform(jnp.tanh), (6,), 1), points(80, 3)
+    data = split(x, np.sin(x[:, :1]))
+    assert (
+        prune_and_refit(model, *data).error
+        == prune_and_refit(model, *data, one_function=True).error
+    )
+
+
+def test_one_function_of_two_pools_is_refused():
+    pools = iter([PAPER_POOL, REGRESSION_POOL])
+    model = mlp(lambda features, *, rngs: mixed(next(pools))(features, rngs=rngs), (6, 5), 1)
+    x = points(80, 3)
+    with pytest.raises(ValueError, match="one pool"):
+        prune_and_refit(model, *split(x, x[:, :1]), one_function=True)
+    assert prune_and_refit(model, *split(x, x[:, :1])).error < 1
+
+
 def test_what_is_not_finite_ends_the_removal(monkeypatch):
     model, x = mlp(uniform(jnp.tanh), (6,), 1), points(80, 3)
     monkeypatch.setattr(pruning, "_fit", lambda network, train: network._replace(

@@ -13,10 +13,11 @@ function with probability 1/2. These two cost the same.
 
 --refine adds a last phase of L-BFGS to every method. --smaller compares networks from which neurons
 are removed, the others fitted again (experiments.pruning): the learned, the shuffled, and of each
-seed N starts and N uniform networks (all: 8), of which the best is picked; rivals then have the
-time of all that. --vary repeats a part of it with other numbers of points, noise on the values, or
-widths. About four hours on one CPU core; the same command again goes on. Expected:
-experiments/LOG.md.
+seed N uniform networks (all: 8) and N/2 starts, of which the best is picked. Networks that chose
+are made smaller twice, as they are and with the function of most neurons in all, so N times as
+well. Rivals then have the time of all that. --vary repeats a part of it with other numbers of
+points, noise on the values, or widths. About four hours on one CPU core; the same command again
+goes on. Expected: experiments/LOG.md.
 
 The numbers of the tables are normalised test errors, MSE / Var y, geometric means over the seeds;
 intervals are over the targets.
@@ -25,7 +26,7 @@ intervals are over the targets.
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,61 +97,83 @@ def study(
 
 
 class Smaller(NamedTuple):
-    """Of a smaller network MSE / Var y, and the neurons of its layers."""
+    """Of a smaller network MSE / Var y, the neurons of its layers, and whether they are alike."""
 
     validation: float
     test: float
     neurons: list[int]
+    one_function: bool
 
 
 def times_with(smaller: int) -> float:
-    """Of one run of ours, the time of every start and of so many that are made smaller."""
+    """Of one run of ours, the time of every start and of so many removals."""
     return len(REGRESSION_POOL.names) + REMOVAL * smaller
 
 
-def smaller_errors(found: Sequence[regret.Runs], count: int) -> dict[str, np.ndarray]:
-    """As `over_tasks.errors`, of the smaller networks; of rivals as they are.
+def smaller_networks(found: Sequence[regret.Runs], count: int) -> dict[str, list[list[Smaller]]]:
+    """By variant, what was picked included: of every task and seed the smaller network.
 
-    Of uniform networks and of starts so many, those of the lowest validation error, are made
-    smaller, and that counts whose validation error is then the lowest.
+    Of uniform networks so many, of starts half as many, those of the lowest validation error, are
+    made smaller, and that counts whose validation error is then the lowest.
     """
-    as_they_are = over_tasks.errors(found)
-    errors = {name: as_they_are[name] for name in RIVALS if name in as_they_are}
-    for name in ("learned", "shuffled"):
-        errors[name] = np.array([[make_smaller(run).test for run in runs[name]] for runs in found])
+    networks = {
+        name: [[make_smaller(run) for run in runs[name]] for runs in found]
+        for name in ("learned", "shuffled")
+    }
     for prefix, best in regret.PICKED.items():
-        errors[best] = np.array([_best_smaller(runs, prefix, count) for runs in found])
-    return errors
+        networks[best] = [_best_smaller(runs, prefix, count) for runs in found]
+    return networks
 
 
-def _best_smaller(runs: regret.Runs, prefix: str, count: int) -> list[float]:
-    """The test errors, a seed each."""
+def _best_smaller(runs: regret.Runs, prefix: str, count: int) -> list[Smaller]:
+    """One for each seed."""
     members = [by_seed for name, by_seed in runs.items() if name.startswith(prefix)]
-    errors = []
+    best = []
     for of_seed in zip(*members, strict=True):
-        candidates = sorted(of_seed, key=validation_error)[:count]
-        best = min(map(make_smaller, candidates), key=lambda small: small.validation)
-        errors.append(best.test)
-    return errors
+        tries = 1 if of_seed[0].config.is_uniform else 2
+        candidates = sorted(of_seed, key=validation_error)[: count // tries]
+        best.append(min(map(make_smaller, candidates), key=lambda small: small.validation))
+    return best
+
+
+def _test_errors(networks: Sequence[Sequence[Smaller]]) -> np.ndarray:
+    return np.array([[small.test for small in of_task] for of_task in networks])
+
+
+def _one_function(networks: Mapping[str, Sequence[Sequence[Smaller]]]) -> dict[str, str]:
+    """Of every variant, how many networks have one function in all neurons."""
+    alike = {
+        name: [small.one_function for of_task in rows for small in of_task]
+        for name, rows in networks.items()
+    }
+    return {f"{name}, of one function": f"{sum(a)} of {len(a)}" for name, a in alike.items()}
 
 
 def make_smaller(run: FinishedRun) -> Smaller:
-    """What `experiments.pruning.smaller` makes of a run; kept in its folder."""
+    """What `experiments.pruning.smaller` makes of a run; kept in its folder.
+
+    Of one that chose the better by validation of two: its choices, and one function everywhere.
+    """
     folder = folder_of(run.config)
     file = folder / KEPT
     if not file.exists():
-        small = smaller(load_run(folder))
-        splits = load_data(small).splits
-
-        def error(part: str) -> float:
-            inputs, values = map(np.asarray, splits[part])
-            return normalized_error(small.outputs(inputs), values)
-
-        neurons = [layer.kernel.shape[1] for layer in small.network.layers[:-1]]
-        found = Smaller(error("validation"), error("test"), neurons)
+        found = min(_ways(run, folder), key=lambda small: small.validation)
         write_text(file, json.dumps(found._asdict()) + "\n")
-        print(f"{folder}: {neurons} neurons, MSE / Var y {found.test:.1e}", flush=True)
+        print(f"{folder}: {found.neurons} neurons, MSE / Var y {found.test:.1e}", flush=True)
     return Smaller(**json.loads(file.read_text()))
+
+
+def _ways(run: FinishedRun, folder: Path) -> Iterator[Smaller]:
+    trained = load_run(folder)
+    for one_function in (False, True)[: 1 if run.config.is_uniform else 2]:
+        small = smaller(trained, one_function=one_function)
+        splits = load_data(small).splits
+        validation, test = (
+            normalized_error(small.outputs(np.asarray(inputs)), np.asarray(values))
+            for inputs, values in (splits["validation"], splits["test"])
+        )
+        neurons = [layer.kernel.shape[1] for layer in small.network.layers[:-1]]
+        yield Smaller(validation, test, neurons, one_function or run.config.is_uniform)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -159,7 +182,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rivals", nargs="*", choices=RIVALS, default=list(RIVALS), metavar="NAME")
     last = parser.add_mutually_exclusive_group()
     last.add_argument("--refine", action="store_true")
-    last.add_argument("--smaller", type=int, choices=range(1, 9), metavar="N")
+    last.add_argument("--smaller", type=int, choices=(2, 4, 6, 8), metavar="N")
     parser.add_argument("--vary", choices=VARIED)
     parser.add_argument("--write", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
@@ -174,15 +197,17 @@ def main(arguments: Sequence[str]) -> int:
         for more in varied:
             studies = [study(t, rivals=options.rivals, **changes, **more) for t in targets]
             runs = regret.train(studies)
+            found, notes = over_tasks.errors(runs), dict(more)
             if options.smaller:
-                found = smaller_errors(runs, options.smaller)
-            else:
-                found = over_tasks.errors(runs)
-            title = ", ".join(f"{name} {value}" for name, value in more.items())
+                networks = smaller_networks(runs, options.smaller)
+                found = {name: found[name] for name in options.rivals}
+                found |= {name: _test_errors(rows) for name, rows in networks.items()}
+                notes |= _one_function(networks)
+            title = ", ".join(f"{name} {value}" for name, value in notes.items())
             tables = [title, over_tasks.task_table(found, targets)]
             tables.append(over_tasks.verdict_table(found))
             print("\n" + "\n\n".join(filter(None, tables)), flush=True)
-            written.append({**more, **over_tasks.record(found, targets)})
+            written.append({**notes, **over_tasks.record(found, targets)})
         if options.write:
             over_tasks.write(options.write, "experiments.recipes.suite", arguments, written)
         if len(targets) > 1 and not options.vary:
