@@ -165,9 +165,9 @@ def make_smaller(run: FinishedRun) -> Smaller:
 
 def _ways(run: FinishedRun, folder: Path) -> Iterator[Smaller]:
     trained = load_run(folder)
+    splits = load_data(trained).splits
     for one_function in (False, True)[: 1 if run.config.is_uniform else 2]:
         small = smaller(trained, one_function=one_function)
-        splits = load_data(small).splits
         validation, test = (
             normalized_error(small.outputs(np.asarray(inputs)), np.asarray(values))
             for inputs, values in (splits["validation"], splits["test"])
