@@ -1,6 +1,6 @@
 # make demo           both phases on real digits and on one function, figures under runs/demo
 # make check          lint, types and the fast tests: 2 minutes, while you work
-# make test           lint, types, docs and tests, NNX graph mode and tree mode: 8 minutes on 2 cores
+# make test           lint, types, docs, tests, NNX graph and tree mode: half an hour on 2 cores
 # make docs           the documentation, in site/index.html
 # make test-versions  the tests on every Python from 3.11 to 3.14 found
 # make test-oldest    quick tests with the oldest versions that are declared; test-newest; all by

@@ -264,8 +264,9 @@ Ours is `learned`, preset `recommended`; the best uniform network is picked by v
 task and seed. Errors by `learned` above 1 say that ours is better. The runs of MNIST, one by one:
 [architecture 3](experiments/results/mnist/report.html),
 [architectures 1 and 9](experiments/results/mnist_architectures/report.html),
+[3 with the paper's presets](experiments/results/mnist_architectures/architecture_3.html),
 [all 18, 450 steps](experiments/results/mnist_architectures/short.html),
-[the paper's presets, 14 of 18](experiments/results/mnist_architectures/short_published.html)."""
+[the paper's presets, 1,200 steps](experiments/results/mnist_architectures/short_published.html)."""
 
 RESULTS = (
     Section(

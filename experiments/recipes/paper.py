@@ -10,13 +10,13 @@ uniform networks and PReLU (published and described differ in phase 1 only). Arc
 35, and of recommended its own 30; --full has the paper's 50 and 350, and seeds 0-9 of all. --short
 has seeds 0-2 of all, 150 and 300 steps of recommended, and 150 and 1,050 of the others, whose rate
 is lower. All 18 architectures: `--short --presets recommended`, 594 cells, one and a half hours on
-one CPU core; `--short --presets published described`, 486 cells, three hours (measured: 14 of 18).
+one CPU core; `--short --presets published described`, 486 cells, 2.7 hours.
 
 First it says what is left and how long that will take; the same command again goes on. The report
-is written after every architecture. By the 44 to 54 s of a cell of recommended with architecture 3,
-and by the number of weights for the others (not measured): 7 hours for 1, 3 and 9 and 36 hours for
-all on one free CPU core; --full, for a GPU, would take four weeks of it. Expected:
-experiments/LOG.md.
+is written after every architecture. Architecture 3 takes 67 minutes of one CPU core with published
+and described, and 44 to 54 s for each of its 55 cells of recommended; by these and the number of
+weights for the others: 7 hours for 1, 3 and 9 and 36 hours for all; --full, for a GPU, would take
+four weeks. Expected: experiments/LOG.md.
 """
 
 import dataclasses

@@ -19,9 +19,10 @@ import numpy as np
 from experiments import recipes, statistics
 from experiments.command_line import exit_status
 from experiments.config import Config
+from experiments.data.image_function import NAMES
 from experiments.data.targets import FIRST
 from experiments.names import run_name
-from experiments.presets import default_config
+from experiments.presets import AVERAGED, default_config
 from experiments.recipes import images, pde, suite
 from experiments.report import format_table
 from experiments.run_folder import RunError, read_finished
@@ -39,6 +40,7 @@ SAMPLED = BEFORE | {
 ANNEALED = SAMPLED | {"final_noise": 0.0}
 NO_NOISE = BEFORE | {"estimator": "straight_through"}
 FROM_RELU = {"start": "relu", "start_probability": 0.9}
+FROM_SIN = AVERAGED | {"start": "sin"}
 QUIET = NO_NOISE | FROM_RELU | {"final_temperature": 2.0}
 SLOWLY = {"learning_rate": 3e-3, "logit_learning_rate": 1e-2, "clip": 1.0}
 FAST = ANNEALED | {"learning_rate": 2e-2, "clip": 1.0}
@@ -222,7 +224,40 @@ STAGES = {
             "range 20, rate 5e-3": {"range": (-20.0, 20.0), "learning_rate": 5e-3},
             "range 20, rate 2e-2": {"range": (-20.0, 20.0), "learning_rate": 2e-2},
         },
-        common={"learning_rate": 1e-2} | SHORT_IMAGE,
+        common=AVERAGED | {"learning_rate": 1e-2} | SHORT_IMAGE,
+        ratios=True,
+    ),
+    "images_start": Stage(
+        tuple(f"image:{name}" for name in NAMES),
+        {
+            "as it was": AVERAGED,
+            **{
+                f"from sin {p:g}": AVERAGED | {"start": "sin", "start_probability": p}
+                for p in (0.5, 0.9)
+            },
+            "from sin, no noise": {},
+            "from sin 0.9, rate 1e-2": FROM_SIN | {"learning_rate": 1e-2},
+            "from sin 0.9, clip 0.03": FROM_SIN | {"clip": 0.03},
+            "from sin 0.9, of four": FROM_SIN | {"pool": "equations"},
+            "uniform sin, equal time": images.method("sin"),
+        },
+        ratios=True,
+    ),
+    "images_quiet": Stage(
+        tuple(f"image:{name}" for name in NAMES),
+        {
+            "no noise": {},
+            **{f"range {end:g}": {"range": (-end, end)} for end in (40.0, 60.0)},
+            "logit rate 0.1": {"logit_learning_rate": 0.1},
+            "moments carried": {"carry_moments": True},
+            "moments carried, one cosine": {"carry_moments": True, "schedule": "cosine"},
+            "uniform sin, as many steps": {"method": "uniform:sin"},
+            **{
+                f"uniform sin, equal time, range {end:g}": images.method("sin")
+                | {"range": (-end, end)}
+                for end in (20.0, 40.0, 60.0)
+            },
+        },
         ratios=True,
     ),
     "image_rivals": Stage(
@@ -230,9 +265,8 @@ STAGES = {
         {
             f"{name} {rate:g}": {**images.method(name), "learning_rate": rate}
             for name in images.METHODS
-            for rate in (2e-2, 5e-3, 1e-3)
+            for rate in (5e-2, 2e-2, 5e-3, 2e-3, 1e-3, 5e-4)
         },
-        common=SHORT_IMAGE,
         ratios=True,
     ),
     "tables": Stage(
