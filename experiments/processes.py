@@ -192,7 +192,9 @@ def refresh(folder: Path) -> None:
         elif path.name != LOCK:
             path.unlink()
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-        files.extractall(folder, filter="data")
+        # Python before 3.11.4 has no filters; nor has it an argument for one.
+        files.extraction_filter = getattr(tarfile, "data_filter", None)
+        files.extractall(folder)
 
 
 def _packed(folder: Path) -> bytes:
