@@ -70,6 +70,7 @@ FUNCTIONS = tuple(f"function:{name}" for name in FIRST)
 
 RATES = (5e-2, 2e-2, 1e-2, 5e-3, 2e-3)
 CAMERA = ("image:camera",)
+IMAGES = tuple(f"image:{name}" for name in NAMES)
 SHORT_IMAGE = {"selective_epochs": 1, "mixed_epochs": 5}
 SHORT_TEXT = {"selective_epochs": 4, "mixed_epochs": 6, "pool": "modern"}
 STAGES = {
@@ -228,13 +229,10 @@ STAGES = {
         ratios=True,
     ),
     "images_start": Stage(
-        tuple(f"image:{name}" for name in NAMES),
+        IMAGES,
         {
             "as it was": AVERAGED,
-            **{
-                f"from sin {p:g}": AVERAGED | {"start": "sin", "start_probability": p}
-                for p in (0.5, 0.9)
-            },
+            **{f"from sin {p:g}": FROM_SIN | {"start_probability": p} for p in (0.5, 0.9)},
             "from sin, no noise": {},
             "from sin 0.9, rate 1e-2": FROM_SIN | {"learning_rate": 1e-2},
             "from sin 0.9, clip 0.03": FROM_SIN | {"clip": 0.03},
@@ -244,11 +242,11 @@ STAGES = {
         ratios=True,
     ),
     "images_quiet": Stage(
-        tuple(f"image:{name}" for name in NAMES),
+        IMAGES,
         {
             "no noise": {},
             **{f"range {end:g}": {"range": (-end, end)} for end in (40.0, 60.0)},
-            "logit rate 0.1": {"logit_learning_rate": 0.1},
+            "range 40, logit rate 0.1": {"range": (-40.0, 40.0), "logit_learning_rate": 0.1},
             "moments carried": {"carry_moments": True},
             "moments carried, one cosine": {"carry_moments": True, "schedule": "cosine"},
             "uniform sin, as many steps": {"method": "uniform:sin"},
